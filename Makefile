@@ -1,0 +1,76 @@
+# Every task of the repository. `make help` lists them; the two that matter first: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+DEVICE ?= auto
+ARGS ?=
+BIN := .venv/bin
+RUN := $(BIN)/python -m shared.sprints
+
+.PHONY: help setup demo test lint format docs bench mlflow lock new-sprint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx):"
+	@$(PYTHON) -m shared.sprints list
+
+setup: .venv/.ready ## create .venv with the locked requirements (again only when they change)
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: this Python has no venv (on Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "installing the locked requirements into .venv (1 to 5 minutes, once)"
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## run every sprint's embedded default experiment, then show one table and one page
+	$(RUN) demo --device $(DEVICE) $(ARGS)
+
+test: setup ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup ## format the code, fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## render the reports into README, PROGRESS, docs/ and the gallery
+	$(BIN)/python -m shared.docs
+
+bench: setup ## the timings of all sprints (minutes; use an idle machine)
+	$(RUN) run all bench --device $(DEVICE) $(ARGS)
+
+mlflow: setup ## open the experiment tracker on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml, for every platform
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	  $(foreach package,$(TORCH_BRINGS),--no-emit-package $(package)) pyproject.toml -o requirements.lock
+# torch pins its own CUDA packages, and needs none of them where its CPU build is installed
+TORCH_BRINGS := triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime \
+  cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
+new-sprint: setup ## start a sprint: make new-sprint NAME=my_sprint
+	@test -n "$(NAME)" || { echo "error: give it a name: make new-sprint NAME=my_sprint"; exit 1; }
+	@$(RUN) new "$(NAME)"
+	@$(BIN)/python -m shared.docs
+
+clean: ## remove what runs leave behind (not .venv, not results)
+	rm -rf runs mlruns mlflow.db build *.egg-info .ruff_cache .pytest_cache .hypothesis
+	find shared sprints tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+# make <sprint>-train, <sprint>-eval, <sprint>-generate, <sprint>-bench
+%-train: setup
+	$(RUN) run $* train --device $(DEVICE) $(ARGS)
+%-eval: setup
+	$(RUN) run $* eval --device $(DEVICE) $(ARGS)
+%-generate: setup
+	$(RUN) run $* generate --device $(DEVICE) $(ARGS)
+%-bench: setup
+	$(RUN) run $* bench --device $(DEVICE) $(ARGS)

@@ -1,0 +1,199 @@
+"""Pick the device and dtype (with the reason), seed everything, describe the machine.
+
+torch and mlx are imported inside the functions that need them: a program that only uses NumPy never pays for them.
+"""
+
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from shared.errors import UserError
+
+Kind = Literal["cpu", "cuda", "mps", "mlx"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps", "mlx"]
+
+# what `auto` looks for, best first, and what it calls a miss
+ACCELERATORS: dict[Kind, str] = {"cuda": "CUDA", "mlx": "MLX on Apple silicon", "mps": "Apple GPU"}
+
+
+class DeviceError(UserError):
+    """The device asked for is missing here, or the program does not support it."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a program computes, in which floating-point type, and why."""
+
+    kind: Kind
+    dtype: str  # name of the torch or mlx dtype, such as "float32" or "bfloat16"
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.dtype}): {self.reason}"
+
+
+def pick(name: DeviceName = "auto", supported: Sequence[str] = ("cpu", "cuda", "mps")) -> Device:
+    """Pick the device a program runs on.
+
+    `auto` takes the first of cuda, mlx, mps and cpu that is here and in `supported`; it takes mlx on Apple GPUs only.
+    Raises DeviceError (one line) when the device is missing or not supported, ValueError for bad names in `supported`.
+    """
+    if unknown := set(supported) - {"cpu", *ACCELERATORS}:
+        raise ValueError(f"unknown device kinds in supported: {', '.join(sorted(unknown))}")
+    if name == "auto":
+        return _pick_auto(supported)
+    if name not in supported:
+        raise DeviceError(f"--device {name}: this program runs on {', '.join(supported)}; use one of these or auto")
+    if name != "cpu" and (missing := _missing(name)):
+        instead = " or use --device cpu" if "cpu" in supported else ""
+        raise DeviceError(f"--device {name}: {missing}{instead}")
+    return Device(name, _dtype(name), f"asked for with --device {name}")
+
+
+def _pick_auto(supported: Sequence[str]) -> Device:
+    absent = []
+    for kind, label in ACCELERATORS.items():
+        if kind not in supported:
+            continue
+        # MLX on other machines is there for tests: torch is the better choice on them
+        if (kind != "mlx" or _apple_silicon()) and not _missing(kind):
+            return Device(kind, _dtype(kind), f"auto: {label} found")
+        absent.append(f"no {label}")
+    reason = f"{' and '.join(absent)} found" if absent else "this program runs on the CPU only"
+    if "cpu" in supported:
+        return Device("cpu", "float32", f"auto: {reason}")
+    kinds = " or ".join(supported)
+    raise DeviceError(f"--device auto: {reason}; use a machine with {kinds}, or name the --device that this one has")
+
+
+def _missing(kind: Kind) -> str:
+    """What keeps an accelerator from being used and what to do about it, or an empty text when it is usable."""
+    if kind == "mlx":
+        try:
+            import mlx.core  # noqa: F401  # on Linux `import mlx` alone succeeds without a backend
+        except ImportError:
+            package = "mlx" if _apple_silicon() else "mlx[cpu]"
+            return f'mlx is not installed; pip install "{package}"'
+        return ""
+    if kind == "mps" and not _apple_silicon():
+        return "this machine has no Apple GPU; run on Apple silicon"
+    import torch
+
+    if kind == "mps":
+        return "" if torch.backends.mps.is_available() else "torch finds no Apple GPU; update to macOS 14 or later"
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch build has no CUDA; install the CUDA build (https://pytorch.org/get-started/locally)"
+    return "torch finds no usable GPU; check that nvidia-smi lists one"
+
+
+def _dtype(kind: Kind) -> str:
+    """bfloat16 where the hardware computes in it: float16 would need loss scaling in every training loop."""
+    if kind == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind == "mlx":
+        import mlx.core as mx
+
+        return "bfloat16" if mx.default_device().type == mx.DeviceType.gpu else "float32"
+    return "float32"
+
+
+def _apple_silicon() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy's global generator and, when they are imported, torch (all devices) and mlx.
+
+    Call it after the imports. Raises ValueError outside 0..2**32-1, the range NumPy takes.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in 0..{2**32 - 1}, got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # libraries draw from the global generator
+    # a library nobody imported has no random state to seed, and importing torch here costs seconds
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+    if mlx := sys.modules.get("mlx.core"):
+        mlx.random.seed(seed)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine for a report: cpu, usable cores, memory (GiB), os, python, accelerators. Never raises."""
+    return {
+        "cpu": _attempt(_cpu_model, "unknown"),
+        "physical_cores": _attempt(_physical_cores, None),
+        "logical_cores": _attempt(lambda: len(_usable_cpus()), os.cpu_count()),
+        "memory_gib": _attempt(lambda: _gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), None),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "accelerators": _attempt(_accelerators, []),
+    }
+
+
+def _attempt(probe: Callable[[], Any], default: Any) -> Any:
+    try:
+        return probe()
+    except Exception:  # a report with a gap is better than a run lost to an odd machine
+        return default
+
+
+def _gib(size: float) -> float:
+    return round(size / 2**30, 1)
+
+
+def _sysctl(key: str) -> str:
+    return subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+
+
+def _cpu_model() -> str:
+    if sys.platform == "darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    if sys.platform == "linux" and (model := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())):
+        return model[1]
+    return platform.processor() or platform.machine()
+
+
+def _usable_cpus() -> set[int]:
+    """The CPUs this process may run on: in a container or under taskset fewer than the machine has."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+
+
+def _physical_cores() -> int:
+    if sys.platform == "darwin":
+        return int(_sysctl("hw.physicalcpu"))
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # equal for the threads of one core
+    return len({Path(siblings.format(cpu)).read_text() for cpu in _usable_cpus()})
+
+
+def _accelerators() -> list[dict[str, Any]]:
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return [{"name": gpu.name, "memory_gib": _gib(gpu.total_memory)} for gpu in gpus]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
+    lines = subprocess.run(query, capture_output=True, text=True, timeout=2, check=True).stdout.splitlines()
+    return [{"name": name, "memory_gib": _gib(float(mib) * 2**20)} for name, mib in (row.split(", ") for row in lines)]
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Map each distribution name to its installed version, or to "not installed"."""
+    found = dict.fromkeys(packages, "not installed")
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

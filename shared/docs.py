@@ -1,0 +1,260 @@
+"""Render what reports say into the documents, so that no number in them is typed by hand.
+
+    python -m shared.docs            render every block (`make docs`)
+    python -m shared.docs --check    exit 1 and name what is stale
+
+In README.md, sprints/*/README.md and sprints/*/docs/*.md two kinds of places are rendered, everything else is written by hand:
+
+    <!-- begin: KIND ARGUMENT -->...<!-- end: KIND -->   sprints | claims | metrics E | comparisons E | figures E | provenance E
+    <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:interval adds its interval, KEY:median)
+
+with E an experiment of that sprint. PROGRESS.md, docs/experiments.md and docs/claims.md are rendered as a whole.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from shared import gallery
+from shared.report import NOT_RUN, Reports, fill, lookup, number, read_all, write_atomically
+from shared.sprints import ROOT, Sprint, discover
+
+BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
+VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)(.*?)(<!-- /value -->)", re.S)
+
+
+# -- blocks -------------------------------------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def metrics(report: dict, _link: str = "") -> str:
+    rows = []
+    for key, metric in report["metrics"].items():
+        interval = "" if metric["ci95"] is None else "{} to {}".format(*map(number, metric["ci95"]))
+        rows.append(
+            [
+                metric["meaning"],
+                f"{number(metric['mean'])} {metric['unit']}".strip(),
+                interval,
+                f"{metric['n']}",
+                f"`{key}`",
+            ]
+        )
+    return table(["what", "mean", "95 % interval", "n", "key"], rows)
+
+
+def comparisons(report: dict, _link: str = "") -> str:
+    rows = [
+        [
+            c["a"],
+            c["b"],
+            f"{number(c['difference'])} {c['unit']}".strip(),
+            "{} to {}".format(*map(number, c["ci95"])),
+            f"{c['p']:.2g}",
+            str(c["n"]),
+        ]
+        for c in report["comparisons"]
+    ]
+    return table(["a", "b", "a - b", "95 % interval", "p (paired t)", "n"], rows)
+
+
+def figures(report: dict, link: str) -> str:
+    return "".join(f"![{f['shows']}]({link}/{f['file']})\n\n*{f['shows']} {f['matters']}*\n\n" for f in report["figures"])
+
+
+def provenance(report: dict, _link: str = "") -> str:
+    machine, seeds = report["machine"], report["seeds"]
+    seeds_text = f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "no seed"
+    packages = ", ".join(f"{name} {report['versions'][name]}" for name in ("numpy", "scikit-learn", "torch"))
+    return (
+        f"`{report['command']}`, {seeds_text}, {report['seconds']:.0f} s, {report['peak_memory_mib']:.0f} MiB at peak, device "
+        f"{report['device']['kind']}; {describe(machine)}; {packages}; commit `{report['git']}`, {report['started'][:10]}\n"
+    )
+
+
+def describe(machine: dict) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, {machine['os']}"
+
+
+def claims(found: Reports, results: str) -> str:
+    rows = [
+        [
+            c["claim"],
+            c["source"],
+            c["protocol"],
+            c["ours"],
+            c["honest"],
+            f"**{c['verdict']}**",
+            f"[{experiment}]({results}/{experiment}/report.json)",
+        ]
+        for experiment, r in found.items()
+        for c in r["claims"]
+    ]
+    return table(
+        ["claim", "source", "their protocol", "ours, their protocol", "ours, honest protocol", "verdict", "report"],
+        rows,
+    )
+
+
+PER_EXPERIMENT = {"metrics": metrics, "comparisons": comparisons, "figures": figures, "provenance": provenance}
+
+
+def sprint_table(sprints: Sequence[Sprint]) -> str:
+    rows = []
+    for sprint in sprints:
+        found = read_all(sprint.folder / "results")
+        seconds = sum(r["seconds"] for r in found.values() if r["command"].split()[2] in {sprint.module(s) for s in sprint.demo})
+        commands = " ".join(f"`make {sprint.name}-{step}`" for step in sprint.demo)
+        rows.append(
+            [
+                f"[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)",
+                f"*{sprint.question}*",
+                fill(sprint.answer, [found]),
+                fill(sprint.baseline, [found]),
+                commands,
+                f"{seconds:.0f} s",
+            ]
+        )
+    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "time"], rows)
+
+
+def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
+    """`text` of the document `here` with every block and value rendered anew; raises ValueError for an unknown one."""
+    own = [read_all(sprint.folder / "results") for sprint in sprints if here.is_relative_to(sprint.folder)]
+    sources = own or [read_all(sprint.folder / "results") for sprint in sprints]
+
+    def block(match: re.Match) -> str:
+        kind, argument = match[2], match[3]
+        if kind == "sprints":
+            body = sprint_table(sprints)
+        elif kind == "claims" and own:
+            body = claims(own[0], "results")
+        elif kind not in PER_EXPERIMENT or not own:
+            raise ValueError(f"{here}: there is no block '{kind} {argument or ''}'")
+        elif argument in own[0]:
+            body = PER_EXPERIMENT[kind](own[0][argument], f"{'../' * (here.parent.name == 'docs')}results/{argument}")
+        else:
+            body = f"{NOT_RUN}: no report of the experiment `{argument}`\n"
+        return match[1] + body + match[5]
+
+    text = BLOCK.sub(block, text)
+    return VALUE.sub(lambda m: m[1] + lookup(m[2], m[3], sources) + m[5], text)
+
+
+# -- whole documents ------------------------------------------------------------------------------------------------------------
+
+MADE = "<!-- Rendered by `make docs` from sprints/*/sprint.toml, docs/learnings.md and results/*/report.json: do not edit. -->\n\n"
+
+
+def progress(sprints: Sequence[Sprint]) -> str:
+    text = (
+        "# Progress log\n\n"
+        + MADE
+        + "Goal, outcome, key learnings and artifacts of each sprint, the newest facts of its reports.\n"
+    )
+    for sprint in sprints:
+        found, base = read_all(sprint.folder / "results"), f"sprints/{sprint.folder.name}"
+        notes = sprint.folder / "docs" / "learnings.md"
+        learnings = re.sub("<!--.*?-->", "", render(notes.read_text(encoding="utf-8"), sprints, notes)).split("\n", 1)[1].strip()
+        programs = sorted(path.name for path in (sprint.folder / "code").glob("*.py"))
+        text += f"\n---\n\n## Sprint {sprint.folder.name[:2]}: {sprint.title}\n\n- **Goal:** {sprint.goal}\n"
+        text += f"- **Outcome:** {fill(sprint.answer, [found])} Baseline: {fill(sprint.baseline, [found])}\n- **Key learnings:**\n"
+        text += "".join(f"  {line}\n" if line else "\n" for line in learnings.splitlines())
+        text += f"- **Artifacts:**\n  - [Sprint README]({base}/README.md)\n"
+        text += "  - Code: " + ", ".join(f"[{name}]({base}/code/{name})" for name in programs) + "\n"
+        text += "".join(f"  - [{r['title']}]({base}/results/{name}/report.json)\n" for name, r in found.items())
+        text += "".join(f"  - [{path.stem}]({base}/docs/{path.name})\n" for path in sorted((sprint.folder / "docs").glob("*.md")))
+    return text
+
+
+def experiments(sprints: Sequence[Sprint]) -> str:
+    text = (
+        "# Experiment log\n\n"
+        + MADE
+        + "Every recorded experiment, newest first: how it was set up, what came out, what it shows.\n"
+    )
+    entries = [(r["started"], sprint, r) for sprint in sprints for r in read_all(sprint.folder / "results").values()]
+    for _, sprint, r in sorted(entries, key=lambda entry: entry[0], reverse=True):
+        text += f"\n## Experiment: {r['title']}\n\n**Date:** {r['started'][:10]}  \n**Milestone:** {sprint.milestone}  \n"
+        text += f"**Objective:** {r['objective']}\n\n### Setup\n\n"
+        text += "".join(f"- {name}: {what}\n" for name, what in r["setup"].items())
+        text += f"- Hardware: {describe(r['machine'])}; device {r['device']['kind']}\n- Run: {provenance(r)}"
+        text += "".join(
+            f"- Data `{name}`: {d['rows']} rows, {d['source']}, sha256 `{d['sha256'][:16]}`\n" for name, d in r["data"].items()
+        )
+        text += "\n### Metrics\n\n" + metrics(r)
+        if r["comparisons"]:
+            text += "\n" + comparisons(r)
+        text += "\n### Observations\n\n" + "".join(f"- {line}\n" for line in r["observations"])
+        text += "\n### Visualization\n\n"
+        text += (
+            "".join(
+                f"- Path: [`{f['file']}`](../sprints/{r['sprint']}/results/{r['experiment']}/{f['file']})  \n"
+                f"  Description: {f['shows']} {f['matters']}\n"
+                for f in r["figures"]
+            )
+            or "- none\n"
+        )
+        text += f"\n### Conclusion\n\n- {r['conclusion']}\n"
+    return text
+
+
+def claims_page(sprints: Sequence[Sprint]) -> str:
+    text = "# Claims of the originals, and what we measured\n\n" + MADE
+    text += "Each headline of the projects these sprints come from, repeated under their own protocol and under an honest one.\n"
+    for sprint in sprints:
+        folder = f"sprints/{sprint.folder.name}"
+        text += f"\n## [{sprint.title}](../{folder}/README.md)\n\n" + claims(
+            read_all(sprint.folder / "results"), f"../{folder}/results"
+        )
+    return text
+
+
+def documents(root: Path = ROOT) -> dict[Path, str]:
+    """Every rendered document with the content it should have now."""
+    sprints = discover(root)
+    result = {
+        root / "PROGRESS.md": progress(sprints),
+        root / "docs" / "experiments.md": experiments(sprints),
+        root / "docs" / "claims.md": claims_page(sprints),
+    }
+    for path in [
+        root / "README.md",
+        *sorted(root.glob("sprints/*/README.md")),
+        *sorted(root.glob("sprints/*/docs/*.md")),
+    ]:
+        result[path] = render(path.read_text(encoding="utf-8"), sprints, path)
+    result[root / "docs" / "gallery" / "index.html"] = gallery.page(
+        sprints,
+        {s.folder.name: read_all(s.folder / "results") for s in sprints},
+        lambda sprint: f"../../sprints/{sprint}/results",
+    )
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.docs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name what is stale")
+    check = parser.parse_args(argv).check
+    stale = []
+    for path, text in documents().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, text.encode())
+    for path in stale:
+        print(f"{'stale' if check else 'rendered'}: {path}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""A recorded run: console, progress, metrics with intervals, figures, report.json, and a mirror in MLflow.
+
+    @dataclass
+    class Args(runlog.Args):
+        replays: int = 1000
+
+    def main(args: Args) -> dict:
+        with runlog.Run(args, __file__, "m1_original", title="...", objective="...") as run:
+            for seed in run.track(range(args.replays), "replays"):
+                ...
+            run.metric("bce", values, unit="nats", higher_is_better=False, meaning="training loss after 200 epochs")
+        return run.report
+
+    if __name__ == "__main__":
+        runlog.launch(main, Args)
+
+report.json is written when the block ends well, all at once: an interrupted run leaves the previous report as it was.
+"""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from shared import stats, tracking
+from shared.device import DeviceName, describe_machine, pick, versions
+from shared.errors import UserError
+from shared.report import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "transformers", "peft", "trl", "mlflow", "matplotlib")
+console = Console()
+
+
+@dataclass
+class Args:
+    """The flags that every program has."""
+
+    device: DeviceName = "auto"
+    """Where to compute. `auto` takes the best one the machine has, and says why."""
+    smoke: bool = False
+    """The same code at toy size, in seconds. Writes to runs/smoke, is not mirrored to MLflow."""
+    out: Path | None = None
+    """Folder for the results; the sprint's own results/ when not given."""
+    mlflow: bool = True
+    """Mirror the run to MLflow (MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)."""
+
+
+def launch(main: Callable, args_type: type[Args]) -> None:
+    """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 2."""
+    module = sys.modules["__main__"]
+    args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name if module.__spec__ else ''}")
+    try:
+        main(args)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, a read-only folder
+        raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
+    except KeyboardInterrupt:
+        console.print("\ninterrupted: nothing was written, the previous results are as they were")
+        raise SystemExit(130) from None
+
+
+class Run:
+    """One experiment of one sprint, from its question to its report (docs/architecture.md, "the life of a run")."""
+
+    def __init__(
+        self,
+        args: Args,
+        program: str,
+        experiment: str,
+        *,
+        title: str,
+        objective: str,
+        setup: dict[str, str],
+        seeds: Sequence[int] = (),
+        supported: Sequence[str] = ("cpu", "cuda", "mps"),
+    ):
+        """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
+        self.args, self.sprint, self.experiment = args, Path(program).resolve().parents[1], experiment
+        self.device = pick(args.device, supported)
+        out = args.out or (ROOT / "runs" / "smoke" if args.smoke else None)
+        self.folder = out / self.sprint.name / experiment if out else self.sprint / "results" / experiment
+        self._figures: dict[str, bytes] = {}
+        self.report: dict = {
+            "sprint": self.sprint.name,
+            "experiment": experiment,
+            "title": title,
+            "objective": objective,
+            "setup": setup,
+            "command": _command(),
+            "args": _plain(asdict(args)),
+            "seeds": list(seeds),
+            "device": asdict(self.device),
+            "machine": describe_machine(),
+            "versions": versions(PACKAGES),
+            "git": _git_commit(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "smoke": args.smoke,
+            "data": {},
+            "metrics": {},
+            "comparisons": [],
+            "claims": [],
+            "figures": [],
+            "observations": [],
+            "conclusion": "",
+        }
+
+    def __enter__(self):
+        console.rule(f"[bold]{self.report['title']}[/bold]  ({self.sprint.name}/{self.experiment})")
+        console.print(f"device: {self.device}")
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            self._finish()
+
+    # -- what a program says -------------------------------------------------------------------------------------------------
+
+    def track(self, items: Iterable, label: str, total: int | None = None) -> Iterable:
+        """Iterate with a progress bar (quiet where the output is no terminal)."""
+        return track(items, label, total=total, console=console, disable=not console.is_terminal, transient=True)
+
+    def data(self, name: str, digest: str, *, rows: int, source: str) -> None:
+        """Record a data set by its sha256 (shared.data.digest)."""
+        self.report["data"][name] = {"sha256": digest, "rows": rows, "source": source}
+
+    def metric(
+        self,
+        key: str,
+        values,
+        *,
+        meaning: str,
+        unit: str = "",
+        higher_is_better: bool | None = None,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        """Record a number per seed (or one number). The interval is Student's t over the values unless one is given."""
+        if key in self.report["metrics"]:
+            raise ValueError(f"metric {key!r} is recorded twice")
+        self.report["metrics"][key] = stats.summary(values, interval) | {
+            "unit": unit,
+            "higher_is_better": higher_is_better,
+            "meaning": meaning,
+        }
+
+    def compare(self, key: str, a: Sequence[float], b: Sequence[float], *, names: tuple[str, str], unit: str = "") -> None:
+        """Record the paired difference a - b over seeds or folds: mean, 95 % interval, two-sided p of the paired t-test."""
+        self.report["comparisons"].append({"key": key, "a": names[0], "b": names[1], "unit": unit} | stats.paired(a, b))
+
+    def claim(self, text: str, *, source: str, protocol: str, ours: str, honest: str, verdict: str) -> None:
+        """Record a claim of the original: what they said, what their protocol gives here, what an honest one gives."""
+        allowed = ("reproduced", "not reproduced", "partly reproduced", "not run here")
+        if verdict not in allowed:
+            raise ValueError(f"verdict must be one of {', '.join(allowed)}")
+        self.report["claims"].append(
+            {"claim": text, "source": source, "protocol": protocol, "ours": ours, "honest": honest, "verdict": verdict}
+        )
+
+    def figure(self, figure, name: str, *, shows: str, matters: str) -> None:
+        """Keep a matplotlib figure as `name`.png, with what it shows and why it matters; closes the figure."""
+        import matplotlib.pyplot as plt
+
+        png = io.BytesIO()
+        figure.savefig(png, format="png", metadata={"Software": None})
+        plt.close(figure)
+        self._figures[f"{name}.png"] = png.getvalue()
+        self.report["figures"].append({"file": f"{name}.png", "shows": shows, "matters": matters})
+
+    def observe(self, text: str) -> None:
+        """Note something seen: behaviour, failure modes, surprises; numbers in it come from the run's variables."""
+        self.report["observations"].append(text)
+
+    def conclude(self, text: str) -> None:
+        """The one-sentence takeaway."""
+        self.report["conclusion"] = text
+
+    # -- the end -------------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        self.report["seconds"] = round(time.perf_counter() - self._start, 2)
+        self.report["peak_memory_mib"] = _peak_memory_mib()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, png in self._figures.items():
+            write_atomically(self.folder / name, png)
+        text = json.dumps(_plain(self.report), indent=1, allow_nan=False) + "\n"
+        text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list of numbers on one line
+        write_atomically(self.folder / "report.json", text.encode())
+        kept = {*self._figures, "report.json"}
+        for stale in self.folder.glob("*.png"):
+            if stale.name not in kept:
+                stale.unlink()
+        console.print(_metric_table(self.report))
+        if self.report["conclusion"]:
+            console.print(self.report["conclusion"], style="bold")
+        shown = self.folder.relative_to(ROOT) if self.folder.is_relative_to(ROOT) else self.folder
+        console.print(f"{self.report['seconds']:.1f} s, report: {shown}/report.json")
+        if self.args.mlflow and not self.args.smoke:
+            console.print(tracking.mirror(self.report, self._figures), style="dim")
+
+
+@contextlib.contextmanager
+def style():
+    """The look of every figure: colour-blind safe, readable at README size. Imports matplotlib without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.style.context(Path(__file__).with_name("figures.mplstyle")):
+        yield plt
+
+
+def _metric_table(report: dict) -> Table:
+    table = Table("metric", "value", "95 % interval", "n", box=None, header_style="bold")
+    for key, metric in report["metrics"].items():
+        low_high = "" if metric["ci95"] is None else "{:.4g} to {:.4g}".format(*metric["ci95"])
+        table.add_row(key, f"{metric['mean']:.4g} {metric['unit']}", low_high, str(metric["n"]))
+    return table
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return shlex.join(["python", "-m", spec.name if spec else Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _git_commit() -> str:
+    """The commit, with "+" when tracked files differ from it; "unknown" outside git."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+        return commit + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _peak_memory_mib() -> float | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _plain(value):
+    """JSON-ready: paths relative to the repository, numpy numbers as Python's, floats to 7 digits, infinities as None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value.relative_to(ROOT)) if value.is_relative_to(ROOT) else value.name
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.7g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,161 @@
+"""The sprints of this repository: find them, run their steps, show them all (`make demo`), start a new one.
+
+    python -m shared.sprints list                       every sprint and its steps
+    python -m shared.sprints run logreg train --smoke   what `make logreg-train ARGS=--smoke` calls
+    python -m shared.sprints demo                       every sprint's embedded default experiment, then one table and one page
+    python -m shared.sprints new my_sprint              sprints/NN_my_sprint from docs/sprint_template
+
+A sprint is a folder of sprints/ that holds a sprint.toml; nothing else lists them. Only the standard library is imported at the
+top, so that `make help` works before `make setup`.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = ("train", "eval", "generate", "bench")
+
+
+@dataclass(frozen=True)
+class Sprint:
+    """What a sprint.toml says. `steps` maps a step to its program in code/; `demo` lists the steps that `make demo` runs."""
+
+    folder: Path
+    name: str
+    title: str
+    milestone: str
+    question: str
+    goal: str
+    answer: str
+    baseline: str
+    steps: dict[str, str]
+    demo: list[str]
+
+    def module(self, step: str) -> str:
+        return f"sprints.{self.folder.name}.code.{self.steps[step]}"
+
+    def command(self, step: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", self.module(step), *arguments]
+
+
+def discover(root: Path = ROOT) -> list[Sprint]:
+    """Every sprint, in the order of its number."""
+    return [load(path.parent) for path in sorted(root.glob("sprints/*/sprint.toml"))]
+
+
+def load(folder: Path) -> Sprint:
+    """The sprint in `folder`; raises ValueError where its sprint.toml misses a field or has an unknown one."""
+    path = folder / "sprint.toml"
+    try:
+        return Sprint(folder=folder, **tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def run(sprint: Sprint, step: str, arguments: list[str]) -> int:
+    """Run one step with the console attached; a step that wrote into results/ is followed by a fresh rendering of the docs."""
+    code = subprocess.call(sprint.command(step, *arguments), cwd=ROOT)
+    if code == 0 and not {"--smoke", "--out", "--help"} & {argument.split("=")[0] for argument in arguments}:
+        subprocess.call([sys.executable, "-m", "shared.docs"], cwd=ROOT)
+    return code
+
+
+def demo(arguments: list[str]) -> int:
+    """Run every sprint's embedded default experiments into runs/demo (committed results stay untouched), then show them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared import gallery
+    from shared.report import fill, read_all
+
+    console, out = Console(), ROOT / "runs" / "demo"
+    table = Table(
+        "sprint",
+        "question",
+        "answer",
+        "baseline",
+        "seconds",
+        title="What was measured on this machine",
+        show_lines=True,
+    )
+    failed, all_reports = [], {}
+    for sprint in discover():
+        start, target = time.perf_counter(), out / sprint.folder.name
+        shutil.rmtree(target, ignore_errors=True)
+        broken = [step for step in sprint.demo if subprocess.call(sprint.command(step, "--out", str(out), *arguments), cwd=ROOT)]
+        failed += [f"{sprint.name}-{step}" for step in broken]
+        found = all_reports[sprint.folder.name] = read_all(target)
+        answer = f"FAILED: {', '.join(broken)}" if broken else fill(sprint.answer, [found])
+        baseline = fill(sprint.baseline, [found])
+        table.add_row(sprint.title, sprint.question, answer, baseline, f"{time.perf_counter() - start:.0f}")
+    page = gallery.write(out, all_reports)
+    console.print(table)
+    console.print(f"results page: {page.relative_to(ROOT)}   (open it in a browser)")
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", style="bold red")
+    return 1 if failed else 0
+
+
+def new(name: str, root: Path = ROOT) -> Path:
+    """A new sprint folder with the next free number, copied from docs/sprint_template; passes the repository's tests as it is."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise SystemExit(f"error: NAME must be lower-case letters, digits and underscores, starting with a letter; got {name!r}")
+    present = {path.name[3:] for path in root.glob("sprints/[0-9][0-9]_*")} | {sprint.name for sprint in discover(root)}
+    if name in present:
+        raise SystemExit(f"error: there is a sprint called {name} already")
+    number = 1 + max((int(path.name[:2]) for path in root.glob("sprints/[0-9][0-9]_*")), default=-1)
+    folder = root / "sprints" / f"{number:02d}_{name}"
+    shutil.copytree(root / "docs" / "sprint_template", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    test = folder / "test_sprint.py"
+    test.rename(root / "tests" / f"test_{name}.py")
+    for path in [*folder.rglob("*.*"), root / "tests" / f"test_{name}.py"]:
+        if path.is_file() and path.suffix in (".py", ".md", ".toml"):
+            text = path.read_text(encoding="utf-8").replace("NN_template", folder.name).replace("template_name", name)
+            path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.sprints", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every sprint and its steps")
+    commands.add_parser("demo", help="run every sprint's embedded default", add_help=False)
+    runner = commands.add_parser("run", help="run one step of one sprint, or of all that have it", add_help=False)
+    runner.add_argument("name")
+    runner.add_argument("step", choices=STEPS)
+    commands.add_parser("new", help="start a sprint from the template").add_argument("name")
+    args, rest = parser.parse_known_args(argv)
+    sprints = {sprint.name: sprint for sprint in discover()}
+    if args.command == "list":
+        for sprint in sprints.values():
+            print(f"  {' '.join(f'{sprint.name}-{step}' for step in sprint.steps):<58} {sprint.title}")
+    elif args.command == "new":
+        folder = new(args.name).relative_to(ROOT)
+        print(f"made {folder}: edit its sprint.toml and code/train.py, then `make {args.name}-train` and `make test`")
+    elif args.command == "demo":
+        return demo(rest)
+    elif args.name == "all":
+        return max([run(sprint, args.step, rest) for sprint in sprints.values() if args.step in sprint.steps], default=0)
+    elif args.name not in sprints:
+        raise SystemExit(f"error: there is no sprint called {args.name}; there is: {', '.join(sprints)}")
+    elif args.step not in sprints[args.name].steps:
+        raise SystemExit(f"error: {args.name} has no step {args.step}; it has: {', '.join(sprints[args.name].steps)}")
+    else:
+        return run(sprints[args.name], args.step, rest)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

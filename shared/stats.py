@@ -1,0 +1,70 @@
+"""Means, medians and proportions with 95 % intervals, and paired comparisons: one place, so that every README means the same."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+Z95 = 1.959963984540054
+
+
+def summary(values, interval: tuple[float, float] | None = None) -> dict:
+    """mean, ci95 (None for a single value), values, n; from six values on also median and median_ci95.
+
+    Booleans are successes and failures: their mean is a proportion, with Wilson's interval.
+    """
+    if np.asarray(values).dtype == bool:
+        successes, n = int(np.sum(values)), int(np.size(values))
+        return {"mean": successes / n, "ci95": wilson_interval(successes, n), "values": [successes], "n": n}
+    numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
+        raise ValueError("a metric needs one or more finite numbers")
+    result = {
+        "mean": numbers.mean(),
+        "ci95": interval or mean_interval(numbers),
+        "values": numbers.tolist(),
+        "n": len(numbers),
+    }
+    if len(numbers) >= 6:  # below, no pair of order statistics covers the median with 95 %
+        result |= {"median": np.median(numbers), "median_ci95": median_interval(numbers)}
+    return result
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+    """Student's t interval of the mean; None for fewer than two values."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if len(numbers) < 2:
+        return None
+    half = scipy_stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers))
+    return float(numbers.mean() - half), float(numbers.mean() + half)
+
+
+def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Distribution-free interval of the median: the order statistics that cover it with at least 95 % (needs six values)."""
+    ordered, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
+    if n < 6:
+        raise ValueError("the median's 95 % interval needs at least six values")
+    low = int(scipy_stats.binom.ppf(0.025, n, 0.5))
+    return float(ordered[max(low - 1, 0)]), float(ordered[min(n - low, n - 1)])
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927): sensible also at 0 % and 100 %, where the normal one has no width."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError("need 0 <= successes <= n and n >= 1")
+    share, z2 = successes / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low, high = float(centre - half), float(centre + half)
+    return 0.0 if successes == 0 else low, 1.0 if successes == n else high
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> dict:
+    """difference (mean of a - b), its ci95, two-sided p of the paired t-test, n; raises ValueError for unequal lengths."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise ValueError("a paired comparison needs two equally long lists of at least two numbers")
+    difference = first - second
+    constant = np.ptp(difference) == 0
+    p = float(difference[0] == 0) if constant else float(scipy_stats.ttest_rel(first, second).pvalue)
+    return {"difference": difference.mean(), "ci95": mean_interval(difference), "p": p, "n": len(difference)}

@@ -1,0 +1,182 @@
+"""Device choice, seeds and machine description, on the machine at hand and in fresh processes."""
+
+import importlib.util
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from shared import data, device
+from shared.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+APPLE = sys.platform == "darwin" and platform.machine() == "arm64"
+MLX = importlib.util.find_spec("mlx") is not None
+HERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "mlx": MLX}
+
+
+def python(code: str, **environment: str) -> Any:
+    """Run code in a fresh interpreter and return what it prints, as JSON."""
+    command = [sys.executable, "-c", f"import json, os, sys; from shared import device; {code}"]
+    output = subprocess.check_output(command, cwd=ROOT, env=os.environ | environment, text=True)
+    return json.loads(output)
+
+
+def compute(picked: device.Device) -> list[float]:
+    """A sum on the picked device and dtype: a device that was only named would fail here."""
+    if picked.kind == "mlx":
+        import mlx.core as mx
+
+        return np.asarray((mx.ones(3, dtype=getattr(mx, picked.dtype)) + 1).astype(mx.float32)).tolist()
+    return (torch.ones(3, device=picked.kind, dtype=getattr(torch, picked.dtype)) + 1).tolist()
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_named_device_works_or_says_what_to_do(name):
+    if HERE[name]:
+        picked = device.pick(name, supported=tuple(HERE))
+        assert picked.kind == name and compute(picked) == [2.0] * 3
+        assert str(picked) == f"{name} ({picked.dtype}): asked for with --device {name}"
+    else:
+        with pytest.raises(device.DeviceError, match=f"^--device {name}: .* or use --device cpu$") as caught:
+            device.pick(name, supported=tuple(HERE))
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_cuda_names_its_cause():
+    if HERE["cuda"]:
+        pytest.skip("this machine has CUDA: its absence cannot be shown here")
+    built = torch.version.cuda or torch.version.hip
+    with pytest.raises(device.DeviceError, match="nvidia-smi" if built else "this torch build has no CUDA; install"):
+        device.pick("cuda")
+    with pytest.raises(device.DeviceError) as caught:
+        device.pick("cuda", supported=("cuda",))
+    assert "--device cpu" not in str(caught.value)  # no advice that this program cannot follow
+
+
+def test_auto_takes_the_best_supported_device():
+    best = "cuda" if HERE["cuda"] else "mps" if HERE["mps"] else "cpu"
+    picked = device.pick()
+    assert picked.kind == best and compute(picked) == [2.0] * 3
+    assert picked.reason.startswith("auto: ")
+    if best == "cpu":
+        assert str(picked) == "cpu (float32): auto: no CUDA and no Apple GPU found"
+    assert device.pick(supported=("cpu",)).reason == "auto: this program runs on the CPU only"
+
+
+def test_auto_takes_mlx_on_apple_silicon_only():
+    supported = ("cpu", "mps", "mlx")
+    assert device.pick(supported=supported).kind == ("mlx" if APPLE and MLX else "mps" if HERE["mps"] else "cpu")
+    if not APPLE:
+        with pytest.raises(device.DeviceError, match=r"^--device auto: no MLX on Apple silicon found; .*mlx"):
+            device.pick(supported=("mlx",))
+
+
+@pytest.mark.parametrize("name", ["cuda", "mlx", "tpu"])
+def test_unsupported_device_is_refused_on_every_machine(name: Any):
+    with pytest.raises(device.DeviceError, match=f"^--device {name}: this program runs on cpu, mps; use one of these"):
+        device.pick(name, supported=("cpu", "mps"))
+
+
+def test_misspelt_supported_kind_is_a_programming_error():
+    with pytest.raises(ValueError, match="gpu"):
+        device.pick(supported=("cpu", "gpu"))
+
+
+def test_errors_and_names_belong_together():
+    assert issubclass(device.DeviceError, UserError) and issubclass(data.DataError, UserError)
+    assert set(get_args(device.DeviceName)) == {"auto", *HERE}
+
+
+def test_a_numpy_program_imports_nothing_heavy():
+    heavy = "{'torch', 'mlx', 'pandas', 'sklearn', 'rich'}"
+    light = "import shared.data; device.pick(supported=('cpu',)); device.seed_everything(0); device.describe_machine()"
+    show = f"print(json.dumps(sorted({heavy} & set(sys.modules))))"
+    assert python(f"{light}; {show}") == []
+    assert python(f"device.pick(supported=('cpu', 'cuda')); {show}") == ["torch"]  # the probe does see an import
+
+
+def draws() -> list[list[float]]:
+    drawn = [[random.random()], np.random.random(2).tolist(), torch.rand(2).tolist()]  # noqa: NPY002
+    if MLX:
+        import mlx.core as mx
+
+        drawn.append(mx.random.uniform(shape=(2,)).tolist())
+    return drawn
+
+
+def test_seeds_reproduce_every_generator():
+    draws()  # imports mlx: only imported libraries are seeded
+    runs = []
+    for seed in (7, 7, 8):
+        device.seed_everything(seed)
+        runs.append(draws())
+    assert runs[0] == runs[1]
+    assert all(first != other for first, other in zip(runs[0], runs[2], strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_seed_limits_are_accepted(seed):
+    device.seed_everything(seed)
+    assert torch.initial_seed() == seed
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_out_of_range_is_refused(seed):
+    with pytest.raises(ValueError, match=str(2**32 - 1)):
+        device.seed_everything(seed)
+
+
+def test_describe_machine():
+    machine = device.describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["cpu"] and machine["python"] == platform.python_version() and machine["os"] == platform.platform()
+    assert machine["physical_cores"] is None or 1 <= machine["physical_cores"] <= machine["logical_cores"]
+    if sys.platform == "linux":
+        total_kib = int(Path("/proc/meminfo").read_text().split()[1])
+        assert machine["memory_gib"] == pytest.approx(total_kib / 2**20, abs=0.1)
+    if HERE["cuda"]:
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        assert [gpu["name"] for gpu in machine["accelerators"]] == gpus
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can restrict a process to some CPUs")
+def test_only_usable_cores_count():
+    cpu = min(os.sched_getaffinity(0))
+    machine = python(f"os.sched_setaffinity(0, {{{cpu}}}); print(json.dumps(device.describe_machine()))")
+    assert machine["logical_cores"] == 1 and machine["physical_cores"] in (1, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stands in for nvidia-smi with a shell script")
+@pytest.mark.parametrize(
+    ("script", "accelerators"),
+    [
+        ("echo 'NVIDIA H200, 143771'; echo 'NVIDIA L4, 23034'", [("NVIDIA H200", 140.4), ("NVIDIA L4", 22.5)]),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", []),
+        ("echo garbage", []),
+        ("exec sleep 30", []),
+    ],
+)
+def test_nvidia_smi_is_asked_but_not_trusted(tmp_path, script, accelerators):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    start = time.monotonic()
+    machine = python("print(json.dumps(device.describe_machine()))", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert [(gpu["name"], gpu["memory_gib"]) for gpu in machine["accelerators"]] == accelerators
+    assert time.monotonic() - start < 10
+
+
+def test_versions():
+    assert device.versions(["numpy", "no-such-package"]) == {
+        "numpy": np.__version__,
+        "no-such-package": "not installed",
+    }
