@@ -1,1 +1,1 @@
-"""What every sprint uses and what knows no sprint: data, device, runlog (a recorded run), stats, tracking, report, docs, gallery, sprints."""
+"""What every sprint uses and what knows no sprint: data, device, a recorded run (runlog) and what is made of its report."""

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from http.client import HTTPException
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
@@ -21,7 +22,7 @@ from shared.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}  # by magic number
 
 
 class DataError(UserError):
@@ -63,11 +64,11 @@ def fetch(name: str, remote: Remote | None = None) -> Path:
         raise DataError(f"bad data name {name!r}: use a relative path such as mnist/t10k-labels-idx1-ubyte.gz")
     if (remote := remote or REGISTRY.get(name)) is None:
         raise DataError(f"unknown data {name!r}: choose one of {', '.join(REGISTRY)}")
-    offline = os.environ.get("SPRINTS_DATA")
-    if offline and (path := Path(offline).expanduser() / name).is_file():
-        if wrong := _mismatch(path, remote):
-            raise DataError(f"{path} is not the expected file ({wrong}): replace it or delete it")
-        return path
+    offline = Path(os.environ.get("SPRINTS_DATA") or "$SPRINTS_DATA").expanduser() / name  # unset: says so in the error
+    if offline.is_file():
+        if wrong := _mismatch(offline, remote):
+            raise DataError(f"{offline} is not the expected file ({wrong}): replace it or delete it")
+        return offline
     cached = Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / name
     if cached.is_file():
         if not (wrong := _mismatch(cached, remote)):
@@ -77,15 +78,15 @@ def fetch(name: str, remote: Remote | None = None) -> Path:
         _download(remote, cached)
     except (OSError, HTTPException) as error:
         problem = f"cannot download {name} ({str(error).removeprefix('<urlopen error ').removesuffix('>')})"
-        places = f"{Path(offline or '$SPRINTS_DATA') / name} or {cached}"
-        raise DataError(f"{problem}: put the file at {places}, or connect to the network") from error
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the open connection
+        raise DataError(f"{problem}: put the file at {offline} or {cached}, or connect to the network") from error
     return cached
 
 
 def _mismatch(path: Path, remote: Remote) -> str:
     """How the sha256 of a file differs from the expected one, or an empty text when it does not."""
-    found = digest(path)
-    return "" if found == remote.sha256 else f"expected sha256 {remote.sha256}, found {found}"
+    return "" if (found := digest(path)) == remote.sha256 else f"expected sha256 {remote.sha256}, found {found}"
 
 
 def _download(remote: Remote, target: Path) -> None:
@@ -189,10 +190,9 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): delete it and fetch it again") from error
-    # magic number: two zero bytes, the type of the values, the number of dimensions
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES:
         raise DataError(f"{path} is not an idx file (it starts with {content[:4].hex()!r}): replace it")
-    dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]
+    dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]  # content[3] is the number of dimensions
     shape = tuple(int.from_bytes(content[at : at + 4]) for at in range(4, start, 4))  # big-endian
     if len(content) != start + math.prod(shape) * dtype.itemsize:
         raise DataError(f"{path} holds {len(content)} bytes, not those of its shape {shape}: replace it")

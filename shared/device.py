@@ -40,7 +40,7 @@ class Device:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.dtype}): {self.reason}"
+        return f"{self.kind}: {self.reason}"
 
 
 def pick(name: DeviceName = "auto", supported: Sequence[str] = ("cpu", "cuda", "mps")) -> Device:

@@ -79,7 +79,7 @@ def provenance(report: dict, _link: str = "") -> str:
 
 
 def describe(machine: dict) -> str:
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, {machine['os']}"
+    return f"{machine['cpu']}, {machine['logical_cores']} cores, {machine['memory_gib'] or 0:.0f} GiB, {machine['os']}"
 
 
 def claims(found: Reports, results: str) -> str:

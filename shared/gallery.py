@@ -11,7 +11,7 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #00795c; --bad: #c04a00 }
 * { box-sizing: border-box }
 body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 1.2rem }
-h1 { margin: .2em 0 } h2 { margin: 0 } h3 { margin: 1.6em 0 .3em } a { color: inherit }
+p, h2, h3 { overflow-wrap: anywhere } h1 { margin: .2em 0 } h2 { margin: 0 } h3 { margin: 1.6em 0 .3em } a { color: inherit }
 section { border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem; margin: 1.4rem 0; background: var(--soft) }
 .question { font-style: italic; font-size: 1.1rem } .answer { font-size: 1.1rem; font-weight: 600 }
 .small { opacity: .75; font-size: .9rem }

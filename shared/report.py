@@ -33,12 +33,16 @@ def number(value: float) -> str:
 
 
 def value(metric: dict, form: str | None = None) -> str:
-    """A metric as text: its mean (form None), with unit and interval ("interval"), or its median with interval ("median")."""
+    """A metric as text: its mean (form None), mean, unit and interval ("interval"), the same of its median ("median"), or "n"."""
+    if form not in (None, "interval", "median", "n"):
+        raise ValueError(f"a value is KEY, KEY:interval, KEY:median or KEY:n; there is no KEY:{form}")
+    if form == "n":
+        return f"{metric['n']:,}"
     unit = f" {metric['unit']}" if metric["unit"] else ""
-    if form == "median":
+    if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
         low, high = metric["median_ci95"]
         return f"{number(metric['median'])}{unit} [{number(low)}, {number(high)}]"
-    if form == "interval" and metric["ci95"] is not None:
+    if form and metric["ci95"] is not None:
         low, high = metric["ci95"]
         return f"{number(metric['mean'])}{unit} [{number(low)}, {number(high)}]"
     return f"{number(metric['mean'])}{unit if form else ''}"

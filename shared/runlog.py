@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -40,8 +41,8 @@ from shared import stats, tracking
 from shared.device import DeviceName, describe_machine, pick, versions
 from shared.errors import UserError
 from shared.report import write_atomically
+from shared.sprints import ROOT, load
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "transformers", "peft", "trl", "mlflow", "matplotlib")
 console = Console()
 
@@ -61,7 +62,7 @@ class Args:
 
 
 def launch(main: Callable, args_type: type[Args]) -> None:
-    """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 2."""
+    """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 1."""
     module = sys.modules["__main__"]
     args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name if module.__spec__ else ''}")
     try:
@@ -71,7 +72,7 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     except OSError as error:  # a full disk, a read-only folder
         raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
-        console.print("\ninterrupted: nothing was written, the previous results are as they were")
+        console.print("\ninterrupted: finished experiments are kept, of this one nothing was written")
         raise SystemExit(130) from None
 
 
@@ -88,11 +89,10 @@ class Run:
         objective: str,
         setup: dict[str, str],
         seeds: Sequence[int] = (),
-        supported: Sequence[str] = ("cpu", "cuda", "mps"),
     ):
         """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
         self.args, self.sprint, self.experiment = args, Path(program).resolve().parents[1], experiment
-        self.device = pick(args.device, supported)
+        self.device = pick(args.device, load(self.sprint).devices)
         out = args.out or (ROOT / "runs" / "smoke" if args.smoke else None)
         self.folder = out / self.sprint.name / experiment if out else self.sprint / "results" / experiment
         self._figures: dict[str, bytes] = {}
@@ -159,7 +159,7 @@ class Run:
             "meaning": meaning,
         }
 
-    def compare(self, key: str, a: Sequence[float], b: Sequence[float], *, names: tuple[str, str], unit: str = "") -> None:
+    def compare(self, key: str, a: ArrayLike, b: ArrayLike, *, names: tuple[str, str], unit: str = "") -> None:
         """Record the paired difference a - b over seeds or folds: mean, 95 % interval, two-sided p of the paired t-test."""
         self.report["comparisons"].append({"key": key, "a": names[0], "b": names[1], "unit": unit} | stats.paired(a, b))
 
@@ -240,13 +240,15 @@ def _command() -> str:
 
 
 def _git_commit() -> str:
-    """The commit, with "+" when tracked files differ from it; "unknown" outside git."""
+    """The commit, with "+" when code or requirements differ from it; "unknown" outside git."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "*.py", "*.toml", "*.lock"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         return commit + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -25,7 +25,7 @@ STEPS = ("train", "eval", "generate", "bench")
 
 @dataclass(frozen=True)
 class Sprint:
-    """What a sprint.toml says. `steps` maps a step to its program in code/; `demo` lists the steps that `make demo` runs."""
+    """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs."""
 
     folder: Path
     name: str
@@ -35,6 +35,7 @@ class Sprint:
     goal: str
     answer: str
     baseline: str
+    devices: list[str]
     steps: dict[str, str]
     demo: list[str]
 
@@ -75,27 +76,24 @@ def demo(arguments: list[str]) -> int:
     from shared import gallery
     from shared.report import fill, read_all
 
-    console, out = Console(), ROOT / "runs" / "demo"
-    table = Table(
-        "sprint",
-        "question",
-        "answer",
-        "baseline",
-        "seconds",
-        title="What was measured on this machine",
-        show_lines=True,
-    )
+    asked = argparse.ArgumentParser(prog="make demo", description="ARGS reach every program")
+    asked.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps", "mlx"))
+    device, arguments = asked.parse_known_args(arguments)
+    console, out = Console(), Path("runs", "demo")
+    table = Table("sprint", "question", "answer", "baseline", "seconds", title="Measured on this machine", show_lines=True)
     failed, all_reports = [], {}
     for sprint in discover():
-        start, target = time.perf_counter(), out / sprint.folder.name
+        start, target = time.perf_counter(), ROOT / out / sprint.folder.name
         shutil.rmtree(target, ignore_errors=True)
-        broken = [step for step in sprint.demo if subprocess.call(sprint.command(step, "--out", str(out), *arguments), cwd=ROOT)]
+        usable = device.device if device.device in ("auto", *sprint.devices) else "auto"  # a NumPy sprint has no use for a GPU
+        options = ["--out", str(out), "--device", usable, *arguments]
+        broken = [step for step in sprint.demo if subprocess.call(sprint.command(step, *options), cwd=ROOT)]
         failed += [f"{sprint.name}-{step}" for step in broken]
         found = all_reports[sprint.folder.name] = read_all(target)
         answer = f"FAILED: {', '.join(broken)}" if broken else fill(sprint.answer, [found])
         baseline = fill(sprint.baseline, [found])
         table.add_row(sprint.title, sprint.question, answer, baseline, f"{time.perf_counter() - start:.0f}")
-    page = gallery.write(out, all_reports)
+    page = gallery.write(ROOT / out, all_reports)
     console.print(table)
     console.print(f"results page: {page.relative_to(ROOT)}   (open it in a browser)")
     if failed:

@@ -1,8 +1,7 @@
 """Means, medians and proportions with 95 % intervals, and paired comparisons: one place, so that every README means the same."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
 Z95 = 1.959963984540054
@@ -30,7 +29,7 @@ def summary(values, interval: tuple[float, float] | None = None) -> dict:
     return result
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+def mean_interval(values: ArrayLike) -> tuple[float, float] | None:
     """Student's t interval of the mean; None for fewer than two values."""
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) < 2:
@@ -39,9 +38,10 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] |
     return float(numbers.mean() - half), float(numbers.mean() + half)
 
 
-def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def median_interval(values: ArrayLike) -> tuple[float, float]:
     """Distribution-free interval of the median: the order statistics that cover it with at least 95 % (needs six values)."""
-    ordered, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
     if n < 6:
         raise ValueError("the median's 95 % interval needs at least six values")
     low = int(scipy_stats.binom.ppf(0.025, n, 0.5))
@@ -59,7 +59,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return 0.0 if successes == 0 else low, 1.0 if successes == n else high
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> dict:
+def paired(a: ArrayLike, b: ArrayLike) -> dict:
     """difference (mean of a - b), its ci95, two-sided p of the paired t-test, n; raises ValueError for unequal lengths."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:

@@ -45,7 +45,7 @@ def test_named_device_works_or_says_what_to_do(name):
     if HERE[name]:
         picked = device.pick(name, supported=tuple(HERE))
         assert picked.kind == name and compute(picked) == [2.0] * 3
-        assert str(picked) == f"{name} ({picked.dtype}): asked for with --device {name}"
+        assert str(picked) == f"{name}: asked for with --device {name}"
     else:
         with pytest.raises(device.DeviceError, match=f"^--device {name}: .* or use --device cpu$") as caught:
             device.pick(name, supported=tuple(HERE))
@@ -69,7 +69,7 @@ def test_auto_takes_the_best_supported_device():
     assert picked.kind == best and compute(picked) == [2.0] * 3
     assert picked.reason.startswith("auto: ")
     if best == "cpu":
-        assert str(picked) == "cpu (float32): auto: no CUDA and no Apple GPU found"
+        assert str(picked) == "cpu: auto: no CUDA and no Apple GPU found"
     assert device.pick(supported=("cpu",)).reason == "auto: this program runs on the CPU only"
 
 

@@ -1,7 +1,7 @@
 """Time to the same gradient norm, ours beside scikit-learn, interleaved; extra memory; distance to the memory-bandwidth limit.
 
-    make logreg-bench                     1 000 000 x 32 and 100 000 x 256, about five minutes; use an idle machine
-    make logreg-bench ARGS=--smoke        20 000 x 8, seconds
+make logreg-bench                     1 000 000 x 32 and 100 000 x 256, about five minutes; use an idle machine
+make logreg-bench ARGS=--smoke        20 000 x 8, seconds
 """
 
 import time
@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression as ScikitLearn
 from shared import data, runlog
 
 from . import figures
-from .logistic_regression import LogisticRegression
+from .logistic_regression import LogisticRegression, Solver
 from .objective import Objective
 from .problems import large
 from .solvers import lbfgs, newton
 
-OURS = {"newton": newton, "lbfgs": lbfgs}
+OURS: dict[Solver, Callable] = {"newton": newton, "lbfgs": lbfgs}
 THEIRS = ("lbfgs", "newton-cg", "newton-cholesky")
 
 
@@ -51,11 +51,10 @@ def main(args: Args) -> dict:
         setup={
             "Model": f"logistic regression with intercept, l2 = {args.l2:g}",
             "Data": f"Gaussian columns, labels from a logistic model, float64: {', '.join(args.problems)}",
-            "Optimisation": f"gradient norm of the mean loss <= {args.tol:g}; scikit-learn's tol set to the largest power of ten that gets "
-            f"there; {args.repeats} interleaved rounds after one warm-up, whole call of fit",
+            "Optimisation": f"gradient norm of the mean loss <= {args.tol:g}; scikit-learn's tol set to the largest power of ten "
+            f"that gets there; {args.repeats} interleaved rounds after one warm-up, whole call of fit",
         },
         seeds=[0],
-        supported=("cpu",),
     ) as run:
         races = {name: race(run, args, name, main_problem=name == args.problems[0]) for name in args.problems}
         with runlog.style() as plt:
@@ -74,6 +73,7 @@ def race(run: runlog.Run, args: Args, name: str, main_problem: bool) -> dict[str
     n, d = (int(part) for part in size.split("x"))
     X, y = large(n, d, float(condition or 1), np.random.default_rng(0))
     run.data(name, data.digest((X[:1000], y[:1000])), rows=n, source="generated, seed 0 (digest of the first 1 000 rows)")
+    solvers = {f"ours: {solver}": function for solver, function in OURS.items()}
     fits: dict[str, Callable] = {f"ours: {s}": LogisticRegression(s, l2=args.l2, tol=args.tol).fit for s in OURS}
     for solver in THEIRS:
         fits[f"scikit-learn: {solver}"] = tuned(solver, args, X, y).fit
@@ -87,27 +87,45 @@ def race(run: runlog.Run, args: Args, name: str, main_problem: bool) -> dict[str
             seconds[label].append(time.perf_counter() - start)
     times = {label: np.array(values) for label, values in seconds.items()}
     ours = min((label for label in times if label.startswith("ours")), key=lambda label: np.median(times[label]))
-    theirs = min((label for label in times if label not in late and label.startswith("scikit")), key=lambda label: np.median(times[label]))
+    theirs = min(
+        (label for label in times if label not in late and label.startswith("scikit")), key=lambda label: np.median(times[label])
+    )
     tag = name.replace("@", "_condition_")
-    run.metric("time_ratio_vs_sklearn" if main_problem else f"time_ratio_vs_sklearn_{tag}", times[ours] / times[theirs],
-               higher_is_better=False, meaning=f"{name}: seconds of {ours} / seconds of {theirs}, per round")
+    run.metric(
+        "time_ratio_vs_sklearn" if main_problem else f"time_ratio_vs_sklearn_{tag}",
+        times[ours] / times[theirs],
+        higher_is_better=False,
+        meaning=f"{name}: seconds of {ours} / seconds of {theirs}, per round",
+    )
     for label, values in times.items():
         key = label.replace("ours: ", "ours_").replace("scikit-learn: ", "sklearn_").replace("-", "_")
-        run.metric(f"seconds_{key}_{tag}", values, unit="s", higher_is_better=False, meaning=f"{name}: seconds, {label}"
-                   + (f" (stops at gradient norm {norms[label]:.1e})" if label in late else ""))
-        run.metric(f"extra_memory_{key}_{tag}", extra_memory(fits[label], X, y) / X.nbytes, unit="x data", higher_is_better=False,
-                   meaning=f"{name}: peak of the memory allocated during fit / bytes of X, {label}")
-    bandwidth(run, args, tag, X, y, OURS[ours.removeprefix("ours: ")], float(np.median(times[ours])))
+        run.metric(
+            f"seconds_{key}_{tag}",
+            values,
+            unit="s",
+            higher_is_better=False,
+            meaning=f"{name}: seconds, {label}" + (f" (stops at gradient norm {norms[label]:.1e})" if label in late else ""),
+        )
+        run.metric(
+            f"extra_memory_{key}_{tag}",
+            extra_memory(fits[label], X, y) / X.nbytes,
+            unit="x data",
+            higher_is_better=False,
+            meaning=f"{name}: peak of the memory allocated during fit / bytes of X, {label}",
+        )
+    bandwidth(run, args, tag, X, y, solvers[ours], float(np.median(times[ours])))
     ratio = float(np.median(times[ours] / times[theirs]))
-    run.observe(f"{name}: {ours} needs {ratio:.2f} of the time of scikit-learn's best ({theirs.removeprefix('scikit-learn: ')}), medians "
-                f"{np.median(times[ours]):.3f} s and {np.median(times[theirs]):.3f} s.")
+    run.observe(
+        f"{name}: {ours} needs {ratio:.2f} of the time of scikit-learn's best ({theirs.removeprefix('scikit-learn: ')}), medians "
+        f"{np.median(times[ours]):.3f} s and {np.median(times[theirs]):.3f} s."
+    )
     if main_problem:
         run.conclude(f"Sampled starts and one fused pass per step bring {name} to {ratio:.2f} of scikit-learn's best time.")
     return times
 
 
 def tuned(solver: str, args: Args, X: np.ndarray, y: np.ndarray) -> ScikitLearn:
-    """scikit-learn's solver with the loosest tol, in powers of ten, at which it reaches the gradient norm (its tol is another norm)."""
+    """scikit-learn's solver with the loosest tol, in powers of ten, that reaches the gradient norm (its tol is another norm)."""
     model = ScikitLearn(C=1 / args.l2, solver=solver, max_iter=2000)  # type: ignore[arg-type]
     for tol in (args.tol * 10, args.tol, args.tol / 10, args.tol / 100):
         with warnings.catch_warnings():
@@ -145,15 +163,35 @@ def bandwidth(run: runlog.Run, args: Args, tag: str, X: np.ndarray, y: np.ndarra
     vector, reads = np.ones(X.shape[1]), []
     for _ in range(20):  # BLAS's matrix-vector product on all threads: the fastest reading of X there is in NumPy
         start = time.perf_counter()
-        X @ vector
+        np.dot(X, vector)
         reads.append(time.perf_counter() - start)
     stream = X.nbytes / min(reads)
-    run.metric(f"stream_bandwidth_{tag}", stream / 1e9, unit="GB/s", meaning=f"{tag}: measured read bandwidth (X @ v, all threads, best of 20)")
-    run.metric(f"pass_bandwidth_{tag}", X.nbytes / np.median(samples) / 1e9, unit="GB/s", higher_is_better=True,
-               meaning=f"{tag}: bytes of X / time of one fused pass (loss and gradient)")
-    run.metric(f"data_reads_{tag}", read / X.nbytes, unit="x data", higher_is_better=False, meaning=f"{tag}: bytes of rows read by the fit / bytes of X")
-    run.metric(f"share_of_bandwidth_limit_{tag}", read / stream / seconds, higher_is_better=True,
-               meaning=f"{tag}: time the reads would take at full bandwidth / time of the fit (1 = the memory's limit)")
+    run.metric(
+        f"stream_bandwidth_{tag}",
+        stream / 1e9,
+        unit="GB/s",
+        meaning=f"{tag}: measured read bandwidth (X @ v, all threads, best of 20)",
+    )
+    run.metric(
+        f"pass_bandwidth_{tag}",
+        X.nbytes / np.median(samples) / 1e9,
+        unit="GB/s",
+        higher_is_better=True,
+        meaning=f"{tag}: bytes of X / time of one fused pass (loss and gradient)",
+    )
+    run.metric(
+        f"data_reads_{tag}",
+        read / X.nbytes,
+        unit="x data",
+        higher_is_better=False,
+        meaning=f"{tag}: bytes of rows read by the fit / bytes of X",
+    )
+    run.metric(
+        f"share_of_bandwidth_limit_{tag}",
+        read / stream / seconds,
+        higher_is_better=True,
+        meaning=f"{tag}: time the reads would take at full bandwidth / time of the fit (1 = the memory's limit)",
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from shared import data, runlog
 
 from . import figures
-from .logistic_regression import LogisticRegression
+from .logistic_regression import LogisticRegression, Solver
 from .problems import real
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def parity(args: "Args") -> dict:
             f"{args.repeats} x 5 stratified folds",
         },
         seeds=range(args.repeats),
-        supported=("cpu",),
     ) as run:
         errors, losses = {}, {}
         for name in args.datasets:
@@ -44,7 +43,8 @@ def parity(args: "Args") -> dict:
             run.data(name, data.digest((X, y)), rows=len(y), source=source)
             X = StandardScaler().fit_transform(X)
             twin = ScikitLearn(C=1.0, solver="newton-cholesky", tol=1e-13, max_iter=1000).fit(X, y)
-            for solver, tol in (("newton", 1e-11), ("lbfgs", 1e-11), ("nesterov", 1e-9)):
+            tolerances: dict[Solver, float] = {"newton": 1e-11, "lbfgs": 1e-11, "nesterov": 1e-9}
+            for solver, tol in tolerances.items():
                 model = LogisticRegression(solver, l2=1.0, tol=tol, max_iter=20_000).fit(X, y)
                 errors[name, solver] = relative_error(model.coef_, twin.coef_)
                 losses[name, solver] = abs(model.loss_ - objective_of(twin, X, y)) / model.loss_
@@ -98,7 +98,7 @@ def accuracy(run: runlog.Run, args: "Args", name: str, X: np.ndarray, y: np.ndar
             f"{name}_accuracy_{label.replace('-', '_')}",
             by_repeat,
             higher_is_better=True,
-            meaning=f"{name}: cross-validated accuracy, {label} (one value per repeat)",
+            meaning=f"{name}: cross-validated accuracy, {label}; the interval is over repeats of the folds",
         )
     run.compare(f"{name}_ours_minus_majority", scores["ours"], scores["majority"], names=("ours", "majority class"))
     run.compare(f"{name}_ours_minus_scikit_learn", scores["ours"], scores["scikit-learn"], names=("ours", "scikit-learn"))
@@ -119,7 +119,6 @@ def calibration(args: "Args") -> dict:
             "Optimisation": f"newton; {args.repeats} x 5 stratified folds, every row predicted by a model that has not seen it",
         },
         seeds=range(args.repeats),
-        supported=("cpu",),
     ) as run:
         X, y, source = real("breast_cancer")
         run.data("breast_cancer", data.digest((X, y)), rows=len(y), source=source)
@@ -142,9 +141,9 @@ def calibration(args: "Args") -> dict:
         run.conclude(f"A penalty is what makes probabilities usable: {best} is calibrated best.")
         with runlog.style() as plt:
             run.figure(
-                figures.reliability(plt, groups, "Reliability, breast cancer"),
+                figures.reliability(plt, groups, "Reliability"),
                 "reliability",
-                shows="Observed share of positives against predicted probability, out of fold; dot area is the number of rows.",
+                shows="Observed share of positives against predicted probability, out of fold; area: rows, bars: 95 % intervals.",
                 matters="Points on the diagonal are probabilities that mean what they say.",
             )
     return run.report
@@ -158,7 +157,7 @@ def out_of_fold(X: np.ndarray, y: np.ndarray, strength: float, seed: int) -> np.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a penalty the folds are separable, which is the point
         model = make_pipeline(StandardScaler(), LogisticRegression(l2=strength))
-        return cross_val_predict(model, X, y, cv=folds, method="predict_proba")[:, 1]
+        return np.asarray(cross_val_predict(model, X, y, cv=folds, method="predict_proba"))[:, 1]
 
 
 def reliability(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

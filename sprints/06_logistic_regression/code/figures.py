@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from shared.stats import wilson_interval
+
 Array = np.ndarray
 
 
@@ -43,8 +45,8 @@ def learning_rates(plt, by_rate: dict[float, Array], zero: float):
         _band(axes, curves, f"C{index}", f"step {rate:g}")
     axes.axhline(zero, color="black", linestyle="--", linewidth=1)
     axes.annotate('prints as "0.0000" below', (0.02, zero), xycoords=("axes fraction", "data"), va="bottom")
-    axes.set(yscale="log", xlabel="epoch", ylabel="mean cross-entropy (nats)", title="Learning-rate ablation")
-    axes.legend(loc="center right")
+    axes.set(yscale="log", xlabel="epoch", ylabel="mean cross-entropy (nats)", title="Learning-rate ablation", ylim=(None, 4))
+    axes.legend(loc="upper center", ncols=len(by_rate))
     return figure
 
 
@@ -67,11 +69,14 @@ def confusion(plt, one: Array, pooled: Array):
 
 
 def roc(plt, false_positive: Array, true_positive: Array, area: float):
-    figure, axes = plt.subplots(figsize=(5, 4.4))
-    axes.plot(false_positive, true_positive, label=f"all replays, AUC {area:.4f}")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1, label="guessing")
+    figure, axes = plt.subplots(figsize=(5.4, 4.2))
+    axes.plot(false_positive, true_positive, drawstyle="steps-post", label=f"all replays, 1 - AUC = {1 - area:.1e}")
     axes.set(
-        xlabel="false positive rate", ylabel="true positive rate", title="ROC on the test points", xlim=(-0.02, 1), ylim=(0, 1.02)
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        title="ROC on the test points, upper left corner",
+        xlim=(-0.0005, 0.02),
+        ylim=(0.97, 1.001),
     )
     axes.legend(loc="lower right")
     return figure
@@ -92,10 +97,9 @@ def separation(plt, steps: Array, norms: Array, angles: Array, slope: float, los
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8))
     for values, axes, color in ((norms, panels[0], "C0"), (losses, panels[1], "C1"), (angles, panels[2], "C2")):
         axes.plot(steps, values.T, color=color, alpha=0.5, linewidth=1.2)
-    middle = len(steps) // 2
-    anchor = np.median(norms[:, middle]) + slope * np.log(steps / steps[middle])
-    panels[0].plot(steps, anchor, color="black", linestyle="--", linewidth=1.3, label="theory: slope 1 / margin")
-    panels[0].set(ylim=(0, None))
+    late = steps >= steps[-1] / 100
+    anchor = np.median(norms[:, -1]) + slope * np.log(steps[late] / steps[-1])
+    panels[0].plot(steps[late], anchor, color="black", linestyle="--", linewidth=1.5, label="theory: slope 1 / margin")
     panels[0].legend()
     panels[1].axhline(zero, color="black", linestyle="--", linewidth=1)
     panels[1].annotate('prints as "0.0000" below', (0.02, zero), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
@@ -157,13 +161,16 @@ def step_size(plt, multiples: Array, outcomes: Array, measured: Array, local: Ar
 
 def reliability(plt, groups: dict[str, tuple[Array, Array, Array]], title: str):
     """Observed share of positives against predicted probability, per model: (mean prediction, share, rows) of each bin."""
-    figure, axes = plt.subplots(figsize=(5.6, 4.8))
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1.2, label="perfect")
-    for index, (name, (predicted, observed, rows)) in enumerate(groups.items()):
-        axes.plot(predicted, observed, color=f"C{index}", alpha=0.8)
-        axes.scatter(predicted, observed, s=8 + 140 * rows / rows.sum(), color=f"C{index}", label=name, zorder=3)
-    axes.set(xlabel="predicted probability", ylabel="observed share", title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.legend(fontsize=9)
+    figure, panels = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.9), sharey=True)
+    for index, (axes, (name, (predicted, observed, rows))) in enumerate(zip(panels, groups.items(), strict=True)):
+        low, high = np.transpose([wilson_interval(round(share * n), n) for share, n in zip(observed, rows, strict=True)])
+        error = np.maximum([observed - low, high - observed], 0)
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1.2)
+        axes.errorbar(predicted, observed, yerr=error, fmt="none", color=f"C{index}", alpha=0.6, linewidth=1.2)
+        axes.scatter(predicted, observed, s=10 + 160 * rows / rows.sum(), color=f"C{index}", zorder=3)
+        axes.set(xlabel="predicted probability", title=f"{title}: {name}", xlim=(-0.05, 1.05), ylim=(-0.03, 1.03))
+    panels[0].set_ylabel("observed share")
+    figure.tight_layout()
     return figure
 
 

@@ -6,7 +6,7 @@ model.history_["loss"], model.history_["gradient_norm"]
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, assert_all_finite, ch
 from .objective import Array, Objective
 from .solvers import AveragedSGD, Solution, averaged_sgd, gradient_descent, lbfgs, newton, sgd_epoch
 
+Solver = Literal["auto", "newton", "lbfgs", "gd", "momentum", "nesterov", "sgd"]
 NEWTON_PARAMETERS = 300  # up to here "auto" means newton; beyond, its Hessian costs more than lbfgs's extra passes
 
 
@@ -42,7 +43,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        solver: Literal["auto", "newton", "lbfgs", "gd", "momentum", "nesterov", "sgd"] = "auto",
+        solver: Solver = "auto",
         *,
         l2: float = 0.0,
         fit_intercept: bool = True,
@@ -127,9 +128,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
     # -- inside ---------------------------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        solvers = ("auto", "newton", "lbfgs", "gd", "momentum", "nesterov", "sgd")
-        if self.solver not in solvers:
-            raise ValueError(f"solver must be one of {', '.join(solvers)}; got {self.solver!r}")
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {self.solver!r}")
         for name, minimum in (("l2", 0), ("tol", 0), ("max_iter", 1), ("batch_size", 1)):
             if not minimum <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be at least {minimum} and finite; got {getattr(self, name)!r}")

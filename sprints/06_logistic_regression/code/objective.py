@@ -32,8 +32,8 @@ class Objective:
     """Mean logistic loss of a linear classifier over rows `X` (n, d), as a function of a flat `theta` (K * (d + 1),).
 
     `y` holds class codes 0..classes-1; K is 1 for two classes (theta is then the logit of class 1) and `classes` otherwise.
-    A context manager: inside `with`, BLAS runs on one thread (its own threads spin, and cost more than they give at these sizes) and
-    large data is shared between `threads` Python threads.
+    A context manager: inside `with`, large data is shared between `threads` Python threads, and BLAS runs on one thread (BLAS's own
+    threads spin, and cost more than they give at these sizes).
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def real(name: str) -> tuple[np.ndarray, np.ndarray, str]:
     from sklearn.datasets import load_breast_cancer, load_digits
 
     X, y = (load_breast_cancer if name == "breast_cancer" else load_digits)(return_X_y=True)
-    return X, y, f"scikit-learn's load_{name} (UCI, CC BY 4.0)"
+    return np.asarray(X), np.asarray(y), f"scikit-learn's load_{name} (UCI, CC BY 4.0)"
 
 
 def large(n: int, d: int, condition: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

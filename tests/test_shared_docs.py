@@ -1,0 +1,190 @@
+"""Rendering: what the documents show is what the reports say, and the results page works in a real browser."""
+
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from shared import docs, gallery, report, sprints
+
+ROOT = sprints.ROOT
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository of one sprint with one report."""
+    folder = tmp_path / "sprints" / "00_trial"
+    shutil.copytree(ROOT / "docs" / "sprint_template", folder)
+    (folder / "sprint.toml").write_text((folder / "sprint.toml").read_text().replace("template_name", "trial"))
+    readme = (
+        (folder / "README.md")
+        .read_text()
+        .replace("# Template_name\n", "# Trial\n\nIt scores <!-- value: score -->9<!-- /value -->.\n")
+    )
+    (folder / "README.md").write_text(readme)
+    (tmp_path / "README.md").write_text("<!-- begin: sprints -->\n<!-- end: sprints -->\n")
+    write(tmp_path, score=0.5)
+    return tmp_path
+
+
+def write(root, **means):
+    metrics = {key: {"mean": mean, "ci95": [mean - 0.1, mean + 0.1], "values": [mean], "n": 7, "unit": "points", "meaning": f"a <{key}>",
+                     "higher_is_better": True} for key, mean in means.items()}  # fmt: skip
+    machine = {"cpu": "a | cpu", "logical_cores": 2, "memory_gib": 24.0, "os": "Linux"}
+    content = {
+        "sprint": "00_trial", "experiment": "first", "title": "The first", "objective": "Why?", "setup": {"Model": "m"}, "command": "python -m x",
+        "seeds": [0, 1], "device": {"kind": "cpu"}, "machine": machine, "versions": {"numpy": "2", "scikit-learn": "1", "torch": "2.13.0"},
+        "git": "abc", "started": "2026-01-02T03:04:05+00:00", "seconds": 3.2, "peak_memory_mib": 100.0, "data": {}, "metrics": metrics,
+        "comparisons": [{"key": "d", "a": "us", "b": "them", "unit": "", "difference": 0.1, "ci95": [0.05, 0.15], "p": 0.003, "n": 7}],
+        "claims": [{"claim": "99 %", "source": "s", "protocol": "p", "ours": "o", "honest": "h", "verdict": "not reproduced"}],
+        "figures": [{"file": "line.png", "shows": "A line.", "matters": "It rises."}], "observations": ["seen"], "conclusion": "So.",
+    }  # fmt: skip
+    path = root / "sprints" / "00_trial" / "results" / "first" / "report.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_every_kind_of_block(root):
+    rendered = {path.relative_to(root).as_posix(): text for path, text in docs.documents(root).items()}
+    readme = rendered["sprints/00_trial/README.md"]
+    assert "It scores <!-- value: score -->0.5<!-- /value -->." in readme
+    assert "| a <score> | 0.5 points | 0.4 to 0.6 | 7 | `score` |" in readme
+    assert "| us | them | 0.1 | 0.05 to 0.15 | 0.003 | 7 |" in readme
+    assert "![A line.](results/first/line.png)" in readme
+    assert "`python -m x`, 2 seeds (0 to 1), 3 s" in readme
+    assert "a \\| cpu" not in readme  # only cells of tables are escaped
+    assert (
+        "| 99 % | s | p | o | h | **not reproduced** | [first](../sprints/00_trial/results/first/report.json) |"
+        in rendered["docs/claims.md"]
+    )
+    log = rendered["docs/experiments.md"]
+    for part in ("## Experiment: The first", "**Date:** 2026-01-02", "**Objective:** Why?", "### Setup", "- Model: m", "### Observations",
+                 "- seen", "### Visualization", "line.png", "### Conclusion", "- So."):  # fmt: skip
+        assert part in log
+    assert "[00 Template_name](sprints/00_trial/README.md)" in rendered["README.md"]
+    assert "**Key learnings:**" in rendered["PROGRESS.md"]
+    assert "a &lt;score&gt;" in rendered["docs/gallery/index.html"]
+
+
+def test_rendering_is_stable_and_follows_the_report(root):
+    path = root / "sprints" / "00_trial" / "README.md"
+    once = docs.documents(root)[path]
+    path.write_text(once)
+    assert docs.documents(root)[path] == once
+    write(root, score=0.75)
+    assert "<!-- value: score -->0.75<!-- /value -->" in docs.documents(root)[path] != once
+
+
+@pytest.mark.parametrize("text", ["<!-- begin: pictures first -->\n<!-- end: pictures -->", "<!-- begin: sprintz -->\n<!-- end: sprintz -->",
+                                  "<!-- value: score:mode -->1<!-- /value -->"])  # fmt: skip
+def test_unknown_blocks_are_refused(root, text):
+    path = root / "sprints" / "00_trial" / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="there is no"):
+        docs.documents(root)
+
+
+def test_missing_reports_and_metrics_say_so(root):
+    path = root / "sprints" / "00_trial" / "README.md"
+    path.write_text("<!-- begin: metrics second -->\n<!-- end: metrics -->\n<!-- value: speed -->1<!-- /value -->")
+    text = docs.documents(root)[path]
+    assert "not run here: no report of the experiment `second`" in text
+    assert "<!-- value: speed -->not run here<!-- /value -->" in text
+
+
+def test_check_names_what_is_stale(root):
+    """The command itself, on a copy of the repository with one number changed."""
+    for name in ("shared", "docs/sprint_template"):
+        shutil.copytree(ROOT / name, root / name, dirs_exist_ok=True)
+    command = [sys.executable, "-m", "shared.docs"]
+    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
+    assert subprocess.run(command, cwd=root, env=environment).returncode == 0
+    assert subprocess.run([*command, "--check"], cwd=root, env=environment).returncode == 0
+    readme = root / "sprints" / "00_trial" / "README.md"
+    readme.write_text(readme.read_text().replace(">0.5<", ">0.9<"))
+    ran = subprocess.run([*command, "--check"], cwd=root, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stdout == "stale: sprints/00_trial/README.md\n"
+    assert ">0.9<" in readme.read_text()  # --check writes nothing
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.00123456, "0.001235"), (123456.7, "123,457"), (1.5, "1.5"), (1e-9, "1e-09"), (0, "0"), (-2.25, "-2.25")]
+)
+def test_numbers_as_text(number, text):
+    assert report.number(number) == text
+
+
+def test_sprint_toml_mistakes_are_named(tmp_path):
+    (tmp_path / "sprint.toml").write_text('name = "x"\ncolour = "red"\n')
+    with pytest.raises(ValueError, match=r"sprint\.toml.*colour"):
+        sprints.load(tmp_path)
+
+
+@pytest.mark.parametrize(("words", "text"), [(["run", "nobody", "train"], "there is no sprint called nobody"),
+                                             (["run", "logreg", "generate"], "logreg has no step generate; it has: train, eval, bench")])  # fmt: skip
+def test_wrong_targets_are_one_line(words, text):
+    ran = subprocess.run([sys.executable, "-m", "shared.sprints", *words], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 1 and text in ran.stderr and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_gallery_in_a_browser(tmp_path, width):
+    """The committed gallery shows every figure and never scrolls sideways, on a phone as on a desk."""
+    probe = f"""<iframe src="/repo/docs/gallery/index.html" style="width:{width}px;height:900px;border:0"></iframe><script>
+    document.querySelector("iframe").onload = (event) => {{
+      const page = event.target.contentDocument, images = [...page.images];
+      images.forEach((image) => (image.loading = "eager"));
+      setInterval(() => images.every((image) => image.complete) && fetch("/seen", {{ method: "POST", body: JSON.stringify({{
+        width: page.documentElement.scrollWidth, images: images.length, shown: images.filter((image) => image.naturalWidth).length,
+        sections: page.querySelectorAll("section").length, alt: images.every((image) => image.alt.length > 10) }}) }}), 100);
+    }};</script>"""
+    seen, done = {}, threading.Event()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        """Serves the repository under /repo/ and the probe elsewhere; takes what the probe has seen."""
+
+        def do_GET(self):
+            if self.path.startswith("/repo/"):
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(probe.encode())
+
+        def do_POST(self):
+            seen.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            done.set()
+
+        def translate_path(self, path):
+            return str(ROOT / path.removeprefix("/repo/"))
+
+        def log_message(self, format, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+        command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}/profile", "--remote-debugging-port=0"]
+        url = f"http://127.0.0.1:{server.server_address[1]}/probe"
+        with subprocess.Popen([*command, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+            try:
+                assert done.wait(60), "the page did not load within a minute"
+            finally:
+                browser.terminate()
+                server.shutdown()
+    assert seen["width"] <= width
+    assert seen["images"] == seen["shown"] == len(list(ROOT.glob("sprints/*/results/*/*.png")))
+    assert seen["sections"] == len(sprints.discover()) and seen["alt"]
+
+
+def test_gallery_of_a_demo_links_its_own_figures(root):
+    found = {"06_logistic_regression": report.read_all(root / "sprints" / "00_trial" / "results")}
+    page = gallery.write(root / "demo", found)
+    assert 'src="06_logistic_regression/first/line.png"' in page.read_text()

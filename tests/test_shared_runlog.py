@@ -1,0 +1,285 @@
+"""A recorded run, its statistics, and its mirror in a real MLflow store and a real MLflow server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from shared import data, runlog, stats, tracking
+
+PROGRAM = runlog.ROOT / "sprints" / "06_logistic_regression" / "code" / "train.py"  # any sprint will do
+
+
+@pytest.fixture
+def args(tmp_path):
+    return runlog.Args(out=tmp_path, mlflow=False)
+
+
+def record(args, experiment="trial", fail=None):
+    """A small run with one of everything."""
+    with runlog.Run(
+        args, str(PROGRAM), experiment, title="A trial", objective="Does it record?", setup={"Model": "none"}, seeds=range(6)
+    ) as run:
+        run.data("numbers", data.digest(np.arange(6)), rows=6, source="generated")
+        run.metric("score", np.arange(6), unit="points", higher_is_better=True, meaning="a score")
+        run.compare("difference", np.arange(6), np.zeros(6), names=("a", "b"))
+        run.claim("it is 7", source="them", protocol="one run", ours="2.5", honest="2.5", verdict="not reproduced")
+        with runlog.style() as plt:
+            figure, axes = plt.subplots()
+            axes.plot(np.arange(6))
+            run.figure(figure, "line", shows="A line.", matters="It rises.")
+        if fail:
+            raise fail
+        run.observe("It rises.")
+        run.conclude("It works.")
+    return run
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_report_holds_what_was_said(args, tmp_path):
+    run = record(args)
+    report = json.loads((run.folder / "report.json").read_text())
+    assert run.folder == tmp_path / "06_logistic_regression" / "trial"
+    assert report["metrics"]["score"] | {"meaning": ""} == {
+        "mean": 2.5, "ci95": pytest.approx([0.5367, 4.4633], abs=1e-4), "values": [0, 1, 2, 3, 4, 5], "n": 6, "median": 2.5,
+        "median_ci95": [0, 5], "unit": "points", "higher_is_better": True, "meaning": "",
+    }  # fmt: skip
+    assert report["seeds"] == [0, 1, 2, 3, 4, 5]
+    assert report["device"]["kind"] == "cpu" and report["seconds"] >= 0 and report["peak_memory_mib"] > 10
+    assert report["versions"]["numpy"] == np.__version__
+    assert (run.folder / "line.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("fail", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_a_run_that_fails_leaves_the_previous_results(args, fail):
+    before = record(args)
+    kept = {path.name: path.read_bytes() for path in before.folder.iterdir()}
+    with pytest.raises(type(fail)):
+        record(args, fail=fail)
+    assert {path.name: path.read_bytes() for path in before.folder.iterdir()} == kept
+
+
+def test_figures_of_an_earlier_run_go(args):
+    run = record(args)
+    (run.folder / "old.png").write_bytes(b"\x89PNG")
+    record(args)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["line.png", "report.json"]
+
+
+def test_smoke_and_default_write_to_different_places():
+    smoke = runlog.Run(runlog.Args(smoke=True), str(PROGRAM), "x", title="", objective="", setup={})
+    default = runlog.Run(runlog.Args(), str(PROGRAM), "x", title="", objective="", setup={})
+    assert smoke.folder == runlog.ROOT / "runs" / "smoke" / "06_logistic_regression" / "x"
+    assert default.folder == PROGRAM.parents[1] / "results" / "x"
+
+
+def test_a_metric_is_recorded_once_and_finite(args):
+    run = runlog.Run(args, str(PROGRAM), "x", title="", objective="", setup={})
+    run.metric("score", [1.0, 2.0], meaning="a score")
+    with pytest.raises(ValueError, match="twice"):
+        run.metric("score", [1.0], meaning="a score")
+    with pytest.raises(ValueError, match="finite"):
+        run.metric("other", [1.0, float("nan")], meaning="a score")
+    with pytest.raises(ValueError, match="verdict must be one of"):
+        run.claim("", source="", protocol="", ours="", honest="", verdict="maybe")
+
+
+PROGRAM_TEXT = '''"""A program for tests."""
+import sys, time
+from dataclasses import dataclass
+from shared import runlog
+from shared.errors import UserError
+
+@dataclass
+class Args(runlog.Args):
+    mode: str = "mend"
+    """What goes wrong."""
+
+def main(args):
+    print("started", flush=True)
+    if args.mode == "mend":
+        raise UserError("put the file there")
+    if args.mode == "disk":
+        raise OSError(28, "No space left on device", "report.json")
+    if args.mode == "bug":
+        raise ZeroDivisionError("a bug")
+    time.sleep(30)
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)
+'''
+
+
+@pytest.mark.parametrize(("mode", "code", "text"), [("mend", 1, "error: put the file there"), ("bug", 1, "ZeroDivisionError"),
+                                                    ("disk", 1, "error: No space left on device: report.json")])  # fmt: skip
+def test_errors_to_mend_are_one_line_and_bugs_keep_their_trace(tmp_path, mode, code, text):
+    (tmp_path / "program.py").write_text(PROGRAM_TEXT)
+    environment = os.environ | {"PYTHONPATH": str(runlog.ROOT)}
+    ran = subprocess.run([sys.executable, tmp_path / "program.py", "--mode", mode], capture_output=True, text=True, env=environment)
+    assert ran.returncode == code and text in ran.stderr
+    assert (ran.stderr.count("\n") == 1) == (mode != "bug")
+
+
+def test_interrupt_is_one_line(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM_TEXT)
+    environment = os.environ | {"PYTHONPATH": str(runlog.ROOT)}
+    command = [sys.executable, str(tmp_path / "program.py"), "--mode", "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout and process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and "interrupted" in out and not err
+
+
+# -- statistics -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30).filter(lambda v: np.ptp(v) > 1e-3))
+def test_mean_interval_is_scipys(values):
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert stats.mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
+
+
+@given(n=st.integers(1, 500), share=st.floats(0, 1))
+def test_wilson_interval_is_scipys(n, share):
+    successes = round(n * share)
+    expected = scipy_stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
+    assert stats.wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_wilson_interval_of_twenty_out_of_twenty():
+    assert stats.wilson_interval(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [6, 9, 20, 101])
+def test_median_interval_covers(n):
+    """At least 95 % of samples have the true median between the order statistics (coverage of a skewed distribution)."""
+    samples = np.random.default_rng(n).exponential(size=(4000, n))
+    inside = [low <= np.log(2) <= high for low, high in map(stats.median_interval, samples)]
+    assert np.mean(inside) >= 0.94
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=3, max_size=20))
+def test_paired_is_scipys_and_antisymmetric(pairs):
+    a, b = np.transpose(pairs)
+    there, back = stats.paired(a, b), stats.paired(b, a)
+    assert there["difference"] == pytest.approx(-back["difference"])
+    assert there["p"] == pytest.approx(back["p"])
+    if np.ptp(a - b) > 1e-6:
+        assert there["p"] == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
+
+
+def test_booleans_are_proportions():
+    summary = stats.summary(np.array([True, True, False, True]))
+    assert summary["mean"] == 0.75 and summary["n"] == 4
+    assert summary["ci95"] == stats.wilson_interval(3, 4)
+
+
+@pytest.mark.parametrize("wrong", [[], [np.inf], [[1.0, 2.0]]])
+def test_summary_refuses(wrong):
+    with pytest.raises(ValueError, match="finite numbers"):
+        stats.summary(wrong)
+
+
+# -- MLflow -----------------------------------------------------------------------------------------------------------------
+
+
+def check_mirror(uri: str, report: dict) -> None:
+    """What stands in the store is what stands in the report."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(report["sprint"])
+    assert experiment
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED" and run.info.run_name == "trial"
+    assert run.data.metrics["score"] == 2.5
+    assert run.data.metrics["score_low"] == pytest.approx(report["metrics"]["score"]["ci95"][0])
+    assert run.data.params["device"] == "auto" and run.data.tags["conclusion"] == "It works."
+    assert run.inputs
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == report["data"]["numbers"]["sha256"][:36]
+    assert [tag.value for tag in dataset.tags] == [report["data"]["numbers"]["sha256"]]
+    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"line.png", "report.json"}
+
+
+@dataclass
+class Server:
+    uri: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real MLflow tracking server on a free port of this machine, with its own store and artifact folder."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    ) as process:
+        uri = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail("the MLflow server did not start within a minute")
+        yield Server(uri)
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_mirror_in_a_local_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = record(runlog.Args(out=tmp_path / "out"))  # mlflow=True: the path that users take
+    check_mirror(f"sqlite:///{tmp_path}/mlflow.db", run.report)
+
+
+def test_mirror_on_a_server(tmp_path, monkeypatch, server):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    run = record(runlog.Args(out=tmp_path))
+    check_mirror(server.uri, run.report)
+
+
+def test_a_tracker_that_is_down_loses_nothing(tmp_path, monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    start = time.perf_counter()
+    run = record(runlog.Args(out=tmp_path))
+    assert time.perf_counter() - start < 30
+    assert json.loads((run.folder / "report.json").read_text())["conclusion"] == "It works."
+    assert "not mirrored" in capsys.readouterr().out
+
+
+def test_mirror_says_why_not():
+    assert "not mirrored to nonsense://x" in tracking_of("nonsense://x")
+
+
+def tracking_of(uri: str) -> str:
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        return tracking.mirror({"sprint": "s", "experiment": "e"}, {})
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
