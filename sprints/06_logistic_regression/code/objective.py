@@ -76,11 +76,11 @@ class Objective:
         self._pool = None
         self._stack.close()
 
-    def subset(self, rows: slice | Array) -> "Objective":
-        """The same objective on some of the rows (copied), with the penalty scaled so that both estimate one function."""
-        weights = None if self.weights is None else self.weights[rows]
+    def subset(self, rows: slice | Array, dtype: type | None = None) -> "Objective":
+        """The same objective on some of the rows (copied, as `dtype`), with the penalty scaled so that both estimate one function."""
+        weights = None if self.weights is None else self.weights[rows].astype(dtype or self.X.dtype)
         part = Objective(
-            np.ascontiguousarray(self.X[rows]),
+            np.ascontiguousarray(self.X[rows], dtype),
             self.y[rows],
             self.classes,
             weights=weights,

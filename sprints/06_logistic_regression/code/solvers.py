@@ -17,8 +17,9 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from .objective import Array, Objective
 
-SAMPLE_STRIDES = (64, 16)  # newton on large data warms up on every 64th, then on every 16th row
-ROWS_PER_PARAMETER = 20  # a sample with fewer rows than this per parameter says too little about the Hessian
+LARGE = 20_000  # rows from which newton starts on samples
+ROWS_PER_PARAMETER = 50  # of the larger sample at least; with k rows per parameter its Hessian is right to about 1 / sqrt(k)
+SAMPLE_ITERATIONS = 20
 MEMORY = 20  # pairs that L-BFGS keeps
 
 
@@ -100,17 +101,17 @@ def lbfgs(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: floa
 
 def newton(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8) -> Solution:
     """Newton's method (IRLS) with a line search; on large data warm-started, with a Hessian from a sample (module docstring)."""
+    rows = max(objective.n // 16, ROWS_PER_PARAMETER * objective.size)
     start, metric = theta, None
-    for stride in SAMPLE_STRIDES:
-        if objective.n // stride < max(ROWS_PER_PARAMETER * objective.size, 1000):
-            continue
-        sample = objective.subset(slice(None, None, stride))
-        noise = np.sqrt(sample.size / sample.n) / 10  # well below the sample's own error: more digits would be thrown away
+    if objective.n >= LARGE and 4 * rows <= objective.n:
         try:
-            solution = _quasi_newton(sample, start, None, True, 20, noise)
-            start, metric = solution.theta, _factorise(sample.loss_gradient_hessian(solution.theta)[2], sample.K)
-        except FloatingPointError:
-            break  # the full data will tell what is wrong
+            for stride in (4 * objective.n // rows, objective.n // rows):
+                sample = objective.subset(slice(None, None, stride), np.float32)
+                noise = np.sqrt(sample.size / sample.n) / 10  # below the sample's own error: more digits would be thrown away
+                start = _quasi_newton(sample, start, metric, True, SAMPLE_ITERATIONS, noise).theta
+                metric = _factorise(sample.loss_gradient_hessian(start)[2], sample.K)
+        except FloatingPointError:  # too large for float32, or not finite: the full data will tell
+            start, metric = theta, None
     return _quasi_newton(objective, start, metric, True, max_iter, tol)
 
 

@@ -1,0 +1,378 @@
+"""Logistic regression against scikit-learn, torch and exact values; its limits, its refusals, and the sprint's own problems."""
+
+import tracemalloc
+import warnings
+from functools import cache
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression as ScikitLearn
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+estimator = import_module("sprints.06_logistic_regression.code.logistic_regression")
+objective = import_module("sprints.06_logistic_regression.code.objective")
+solvers = import_module("sprints.06_logistic_regression.code.solvers")
+problems = import_module("sprints.06_logistic_regression.code.problems")
+experiments_real = import_module("sprints.06_logistic_regression.code.experiments_real")
+
+LogisticRegression, Objective, BOTH = estimator.LogisticRegression, objective.Objective, ("newton", "lbfgs")
+SOLVERS = ("auto", *BOTH, "gd", "momentum", "nesterov", "sgd")
+X, Y = problems.Blobs(0.7).sample(200, np.random.default_rng(0))  # they overlap: the optimum exists
+Y3, ALTERNATE = np.where(np.random.default_rng(1).random(400) < 0.3, 2, Y), np.arange(400) % 2 * 1.0
+two_and_three_classes = pytest.mark.parametrize("y", [Y, Y3], ids=["two", "three"])
+
+
+def large(lacks: str = "", value: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Data of a size of which newton samples every 64th and 16th row, and what those rows lack or do not show."""
+    A, y = problems.large(130_048, 4, 1, np.random.default_rng(0))
+    sampled = np.arange(len(A)) % (64 if "64" in lacks else 16) == 0
+    if "column" in lacks:
+        A[sampled, 2] = 0  # a rare indicator, say, that no sampled row has
+    A[1, 2] = value
+    return A, np.where(sampled, 1, y) if "class" in lacks else y, 1.0 - sampled if "weight" in lacks else None
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_scikit_learns_own_checks_pass(solver):
+    """For sgd a row of weight 2 is not the row twice (other batches): scikit-learn lists its SGDClassifier with the same failure."""
+    known = {"check_sample_weight_equivalence_on_dense_data": "mini-batches"} if solver == "sgd" else {}
+    results = check_estimator(LogisticRegression(solver), expected_failed_checks=known, on_fail=None)
+    assert [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"] == []
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(known)
+    assert sum(r["status"] == "passed" for r in results) > 50
+
+
+@cache
+def real_with_twin(name: str, fit_intercept: bool, weighted: bool):
+    """Standardised data, weights, and scikit-learn's model and its mean penalised loss on them."""
+    A, y, _ = problems.real(name)
+    A, s = StandardScaler().fit_transform(A), np.random.default_rng(0).uniform(0.1, 2, len(y)) if weighted else np.ones(len(y))
+    twin = ScikitLearn(C=1, solver="newton-cholesky", tol=1e-13, max_iter=1000, fit_intercept=fit_intercept).fit(A, y, s)
+    loss = (0.5 * (twin.coef_**2).sum() - s @ twin.predict_log_proba(A)[np.arange(len(y)), y]) / s.sum()
+    return A, y, s if weighted else None, twin, loss
+
+
+@pytest.mark.parametrize("solver", BOTH)
+@pytest.mark.parametrize(("fit_intercept", "weighted"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize("name", ["breast_cancer", "digits"])
+def test_coefficients_and_loss_are_scikit_learns_on_real_data(name, fit_intercept, weighted, solver):
+    A, y, weights, twin, loss = real_with_twin(name, fit_intercept, weighted)
+    model = LogisticRegression(solver, l2=1.0, tol=1e-11, fit_intercept=fit_intercept).fit(A, y, weights)
+    assert np.linalg.norm(model.coef_ - twin.coef_) < 1e-6 * np.linalg.norm(twin.coef_)
+    assert model.loss_ == pytest.approx(loss, rel=1e-10)
+    np.testing.assert_allclose(model.predict_proba(A), twin.predict_proba(A), atol=1e-6)
+
+
+def torch_loss(made, theta: torch.Tensor) -> torch.Tensor:
+    table = theta.reshape(made.K, -1)
+    z = torch.from_numpy(made.X) @ table[:, : made.d].T + (table[:, made.d] if made.fit_intercept else 0)
+    z = torch.cat([torch.zeros_like(z), z], dim=1) if made.K == 1 else z
+    losses = torch.nn.functional.cross_entropy(z, torch.from_numpy(made.y), reduction="none")
+    s = torch.ones_like(losses) if made.weights is None else torch.from_numpy(made.weights)
+    return (s @ losses + made.l2 / 2 * table[:, : made.d].square().sum()) / s.sum()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.integers(5, 40), st.integers(1, 4), st.integers(2, 5), st.tuples(st.booleans(), st.booleans()), st.sampled_from([0, 0.1, 9]))
+def test_gradient_and_hessian_are_those_of_autograd_and_of_finite_differences(n, d, classes, choices, l2):
+    rng = np.random.default_rng([n, d, classes])
+    y, weights = rng.permutation(np.arange(n) % classes), rng.uniform(0, 3, n) if choices[0] else None
+    made = Objective(rng.standard_normal((n, d)), y, classes, weights=weights, l2=l2, fit_intercept=choices[1])
+    theta = rng.standard_normal(made.size)
+    loss, gradient, hessian = made.loss_gradient_hessian(theta)
+    point = torch.tensor(theta, requires_grad=True)
+    value = torch_loss(made, point)
+    exact = torch.autograd.functional.hessian(lambda t: torch_loss(made, t), point)
+    assert loss == pytest.approx(value.item(), rel=1e-10)
+    np.testing.assert_allclose(gradient, torch.autograd.grad(value, point)[0].numpy(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(hessian, torch.as_tensor(exact).numpy(), rtol=1e-10, atol=1e-12)
+    moves = [(made.loss_gradient(theta + step), made.loss_gradient(theta - step)) for step in 1e-5 * np.eye(made.size)]
+    np.testing.assert_allclose([(up[0] - down[0]) / 2e-5 for up, down in moves], gradient, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose([(up[1] - down[1]) / 2e-5 for up, down in moves], hessian, rtol=1e-6, atol=1e-8)
+    curvatures = np.linalg.eigvalsh(hessian)
+    np.testing.assert_allclose(hessian, hessian.T, rtol=0, atol=1e-15 * curvatures[-1])
+    assert -1e-12 * curvatures[-1] < curvatures[0] and curvatures[-1] <= made.lipschitz() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(("rows", "threads"), [(32, 1), (33, 2), (501, 2)])
+def test_chunks_and_threads_change_nothing(monkeypatch, rows, threads, classes, weighted):
+    rng = np.random.default_rng(0)
+    A, y, weights = rng.standard_normal((1003, 5)), np.arange(1003) % classes, rng.random(1003) if weighted else None
+
+    def evaluate(rows: int, threads: int) -> list:
+        monkeypatch.setattr(objective, "CHUNK_BYTES", rows * A.shape[1] * A.itemsize)
+        with Objective(A, y, classes, weights=weights, l2=1.0, threads=threads) as made:
+            assert (made.chunk, made.threads) == (rows, threads)
+            return [*made.loss_gradient_hessian(np.linspace(-1, 1, made.size)), made.lipschitz()]
+
+    for one, other, again in zip(evaluate(1003, 1), evaluate(rows, threads), evaluate(rows, threads), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(other, again)  # threads or not, a run repeats to the last bit
+
+
+@pytest.mark.parametrize("solver", BOTH)
+def test_a_fit_allocates_less_than_a_fifth_of_its_data(solver):
+    A, y = problems.large(200_000, 16, 1, np.random.default_rng(0))
+    model = LogisticRegression(solver, l2=1.0, threads=1).fit(A, y)
+    tracemalloc.start()
+    model.fit(A, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / A.nbytes < 0.2
+
+
+SPREAD = np.linspace(-1, 1.1, 999)
+MARGINS = [3 * SPREAD, 1e4 * SPREAD, 1e30 * SPREAD, 1e300 * SPREAD, 48 + SPREAD, np.append(np.full(998, 36.5), -1.0)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-4)])
+@pytest.mark.parametrize("margins", MARGINS, ids=["moderate", "1e4", "1e30", "1e300", "losses of 1e-20", "one large loss"])
+def test_loss_and_derivatives_are_exact_for_margins_of_any_size(margins, dtype, tolerance, classes):
+    margins = margins.astype(dtype if np.abs(margins).max() < 1e38 else float)
+    m, truth, rest = margins.astype(float), np.eye(classes)[np.arange(999) % classes], np.log(classes - 1)
+    wrong = expit(rest - m)  # 1 - p of the true class: its logit is m, the others' are 0
+    if classes == 2:
+        A, theta, gradient = (m * (2 * truth[:, 1] - 1))[:, None], np.ones(1), np.array([-(wrong * m).mean()])
+    else:
+        A, theta = m[:, None] * truth, np.eye(classes).ravel()
+        gradient = ((wrong[:, None] * ((1 - truth) / (classes - 1) - truth)).T @ A / 999).ravel()
+    made = Objective(A.astype(margins.dtype), truth.argmax(axis=1), classes, fit_intercept=False)
+    loss, ours, hessian = made.loss_gradient_hessian(theta)
+    assert loss == pytest.approx(np.logaddexp(0, rest - m).mean(), rel=tolerance, abs=0)
+    np.testing.assert_allclose(ours, gradient, rtol=tolerance, atol=tolerance * np.abs(gradient).max())
+    assert np.isfinite(hessian).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e4, 1e300])
+@two_and_three_classes
+def test_probabilities_of_huge_logits_are_finite_and_sum_to_one(y, scale):
+    model = LogisticRegression(l2=1.0).fit(X, y)
+    p, log_p = model.predict_proba(scale * X), model.predict_log_proba(scale * X)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+    assert np.isfinite(log_p).all() and log_p.min() < -0.1 * scale
+    np.testing.assert_array_equal(model.predict(scale * X), model.classes_[log_p.argmax(axis=1)])
+
+
+@pytest.mark.filterwarnings("ignore:solver 'sgd'")
+@pytest.mark.parametrize("solver", SOLVERS)
+@two_and_three_classes
+def test_every_solver_reaches_the_same_optimum(solver, y):
+    optimum = ScikitLearn(C=1, solver="newton-cholesky", tol=1e-13).fit(X, y)
+    options, distance = ({"max_iter": 100, "batch_size": 16, "random_state": 0}, 0.05) if solver == "sgd" else ({}, 1e-5)
+    model = LogisticRegression(solver, l2=1.0, **options).fit(X, y)
+    np.testing.assert_allclose(model.coef_, optimum.coef_, atol=distance)
+    np.testing.assert_allclose(model.predict_proba(X), optimum.predict_proba(X), atol=distance)
+    assert len({len(values) for values in model.history_.values()}) == 1 and model.history_["loss"][-1] == model.loss_
+
+
+@pytest.mark.filterwarnings("ignore:solver 'gd'")
+def test_better_methods_need_fewer_iterations_on_an_ill_conditioned_problem():
+    A, y = problems.large(2000, 8, 1e4, np.random.default_rng(0))
+    models = (LogisticRegression(solver, max_iter=5000, tol=1e-6).fit(A, y) for solver in (*BOTH, "nesterov", "gd"))
+    newton, lbfgs, nesterov, gd = (model.n_iter_ for model in models)
+    assert newton <= 10 and newton < lbfgs < nesterov / 3 and nesterov < gd / 3
+
+
+def test_newton_on_large_data_reads_all_of_it_at_most_seven_times():
+    A, y, _ = large()
+    with Objective(A, y, 2, l2=1.0) as made:
+        solution = solvers.newton(made, np.zeros(made.size))
+    assert solution.converged and 0 < made.bytes_read["subset"] < 0.5 * A.nbytes and made.bytes_read["full"] <= 7 * A.nbytes
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lacks", ["nothing", "a class, period 64", "a class, period 16", "a column", "weight"])
+def test_newton_finds_the_optimum_when_the_strided_sample_misleads(lacks):
+    A, y, weights = large(lacks, value=1.0)
+    newton, lbfgs = (LogisticRegression(solver, tol=1e-9).fit(A, y, weights).coef_ for solver in BOTH)
+    assert np.linalg.norm(newton - lbfgs) < 1e-6 * np.linalg.norm(lbfgs)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["duplicate", "collinear", "constant", "zero", "units"])
+@two_and_three_classes
+def test_newton_solves_degenerate_columns(kind, y):
+    added = {"duplicate": X, "collinear": X @ [1, 2], "constant": np.full(400, 5.0), "zero": np.zeros(400)}
+    A = X * [1e-6, 1e6] if kind == "units" else np.column_stack([X, added[kind]])
+    model, plain = LogisticRegression("newton").fit(A, y), LogisticRegression("newton", tol=1e-12).fit(X, y)
+    np.testing.assert_allclose(model.predict_log_proba(A), plain.predict_log_proba(X), atol=1e-6)
+    assert np.abs(model.coef_ * np.where(A.any(axis=0), np.abs(A).max(axis=0), 1)).max() < 100  # no column runs away
+
+
+def test_newton_with_more_columns_than_rows():
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((30, 80)), rng.integers(0, 3, 30)
+    twin = ScikitLearn(C=1, solver="newton-cholesky", tol=1e-13).fit(A, y)
+    np.testing.assert_allclose(LogisticRegression("newton", l2=1.0).fit(A, y).coef_, twin.coef_, atol=1e-6)
+    with pytest.warns(estimator.SeparationWarning):
+        assert LogisticRegression("newton").fit(A, y).score(A, y) == 1
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(100)], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("solver", SOLVERS[:-1])
+def test_separable_classes_warn_without_penalty_and_only_then(solver, weights):
+    A, y = problems.separable(50, 0.5, np.random.default_rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LogisticRegression(solver, l2=1.0, tol=1e-6).fit(A, y, weights)
+    with pytest.warns(estimator.SeparationWarning, match="l2"):
+        assert LogisticRegression(solver).fit(A, y, weights).score(A, y) == 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_stopping_early_warns_and_counts_the_iterations(solver):
+    with pytest.warns(ConvergenceWarning, match="max_iter") as caught:
+        model = LogisticRegression(solver, max_iter=2).fit(X, Y)
+    assert [w.category for w in caught] == [ConvergenceWarning] and not model.converged_
+    assert model.n_iter_ == 2
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_float32_stops_where_rounding_ends_the_progress():
+    model = LogisticRegression("lbfgs").fit(X.astype(np.float32), Y)
+    np.testing.assert_allclose(model.coef_, LogisticRegression("newton").fit(X, Y).coef_, rtol=1e-5)
+    assert model.n_iter_ < 100
+
+
+@pytest.mark.parametrize("weights", [None, 1 + ALTERNATE], ids=["unweighted", "weighted"])
+@two_and_three_classes
+def test_gradient_descent_just_below_its_bound_never_goes_up(y, weights):
+    bound = 2 / Objective(X, y, len(set(y)), weights=weights).lipschitz()
+    model = LogisticRegression("gd", learning_rate=0.99 * bound).fit(X, y, weights)
+    assert model.converged_ and np.diff(model.history_["loss"]).max() <= 1e-15
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("solver", ["gd", "momentum", "nesterov"])
+def test_a_far_too_large_rate_shows(solver):
+    for rate in (1e2, 1e5):
+        model = LogisticRegression(solver, learning_rate=rate, max_iter=300).fit(X, Y)
+        assert model.loss_ > LogisticRegression().fit(X, Y).loss_ + 0.1 and np.isfinite(model.coef_).all() and not model.converged_
+    with pytest.raises(ValueError, match="learning rate is far too large"):
+        LogisticRegression(solver, learning_rate=1e300).fit(X, Y)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_stream_of_pieces_approaches_the_batch_optimum(dtype):
+    A, y = problems.Blobs(0.7).sample(10_000, np.random.default_rng(0))
+    model, whole, excess = LogisticRegression(batch_size=32, random_state=0), Objective(A, y, 2), []
+    optimum = solvers.newton(whole, np.zeros(3)).loss[-1]
+    for piece in np.array_split(np.random.default_rng(0).permutation(20_000), 20):
+        model.partial_fit(A[piece].astype(dtype), y[piece], classes=[0, 1])
+        excess.append(whole.loss_gradient(whole.pack(model.coef_, model.intercept_))[0] - optimum)
+    assert model.coef_.dtype == dtype and 0 <= excess[-1] < 3e-4 and excess[-1] < excess[0] / 50
+
+
+def test_partial_fit_continues_from_the_latest_fit():
+    model = LogisticRegression(random_state=0).partial_fit(X, 1 - Y, classes=[0, 1])  # an earlier stream, upside down
+    fitted = model.fit(X, Y).coef_.copy()
+    assert 0 < np.abs(model.partial_fit(X, Y).coef_ - fitted).max() < 0.1 * np.abs(fitted).max()
+
+
+def test_partial_fit_needs_the_classes_and_refuses_others():
+    with pytest.raises(ValueError, match="classes must be given"):
+        LogisticRegression().partial_fit(X, Y)
+    for unknown in (Y + 1, Y - 1):
+        with pytest.raises(ValueError, match="not in classes"):
+            LogisticRegression().partial_fit(X, Y, classes=[0, 1]).partial_fit(X, unknown)
+
+
+def test_a_refused_fit_does_not_block_a_later_stream():
+    model = LogisticRegression()
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.full_like(X, np.nan), Y)
+    assert model.partial_fit(X, Y, classes=[0, 1]).score(X, Y) > 0.7
+
+
+@pytest.mark.filterwarnings("ignore:solver 'sgd'")
+@pytest.mark.parametrize(("call", "extra"), [("fit", {}), ("partial_fit", {"classes": [0, 1]})])
+def test_sgd_passes_over_batches_without_weight(call, extra):
+    model = LogisticRegression("sgd", batch_size=1, max_iter=5, random_state=0)
+    assert getattr(model, call)(X, Y, sample_weight=ALTERNATE, **extra).score(X, Y) > 0.7
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize("solver", [*SOLVERS, "newton, in a row outside its sample", "partial_fit"])
+def test_nan_and_infinity_are_refused_by_every_solver(solver, value, word):
+    A, y = (X.copy(), Y) if "," not in solver else large()[:2]
+    A[1, 1] = value
+    model = LogisticRegression("sgd" if solver == "partial_fit" else solver.split(",")[0])
+    with pytest.raises(ValueError, match=word):
+        _ = model.partial_fit(A, y, classes=[0, 1]) if solver == "partial_fit" else model.fit(A, y)
+
+
+REFUSED = {
+    "one class": ({}, X, np.ones(400), None, "one class"),
+    "X of one dimension": ({}, X[:, 0], Y, None, "2D"),
+    "y of two dimensions": ({}, X, X, None, "1d"),
+    "other row count": ({}, X, Y[1:], None, "400 rows and y has 399"),
+    "no rows": ({}, X[:0], Y[:0], None, "0 sample"),
+    "two continuous labels": ({}, X, Y + 0.5, None, "continuous"),
+    "continuous labels": ({}, X, X[:, 0], None, "continuous"),
+    "solver": ({"solver": "adam"}, X, Y, None, "solver must be one of .*'adam'"),
+    "l2": ({"l2": -1.0}, X, Y, None, "l2"),
+    "learning_rate": ({"learning_rate": 0.0}, X, Y, None, "learning_rate"),
+    "momentum": ({"momentum": 1.0}, X, Y, None, "momentum"),
+    "max_iter": ({"max_iter": 0}, X, Y, None, "max_iter"),
+    "weights all zero": ({}, X, Y, np.zeros(400), "non-zero|zero for every row"),
+    "negative weight": ({}, X, Y, -ALTERNATE, "Negative"),
+    "other number of weights": ({}, X, Y, ALTERNATE[1:], r"sample_weight\.shape"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_fitted_is_refused_with_its_reason(kind):
+    parameters, A, y, weights, reason = REFUSED[kind]
+    with pytest.raises(ValueError, match=reason):
+        LogisticRegression(**parameters).fit(A, y, weights)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+def test_prediction_needs_a_fit_and_the_same_columns(method):
+    with pytest.raises(NotFittedError):
+        getattr(LogisticRegression(), method)(X)
+    with pytest.raises(ValueError, match="3 features"):
+        getattr(LogisticRegression().fit(X, Y), method)(np.column_stack([X, Y]))
+
+
+@pytest.mark.parametrize(("mean", "coef", "intercept"), [(2, [1, 1], 0), (0.7, [1, 0], 0.5), (0.3, [-2, 1], -1), (1, [1, 3], 4)])
+def test_exact_accuracy_agrees_with_counting(mean, coef, intercept):
+    A, y = problems.Blobs(mean).sample(100_000, np.random.default_rng(0))
+    exact, counted = problems.Blobs(mean).accuracy(np.array(coef), intercept), np.mean((A @ coef + intercept > 0) == y)
+    assert abs(exact - counted) < 4 * np.sqrt(exact * (1 - exact) / 200_000)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.75, 0.95, 0.999])
+def test_blobs_with_a_wanted_bayes_accuracy_have_it_and_the_bayes_rule_attains_it(accuracy):
+    blobs = problems.Blobs.with_bayes_accuracy(accuracy)
+    assert blobs.bayes_accuracy == pytest.approx(accuracy, abs=1e-12) == blobs.accuracy(np.ones(2), 0.0)
+    assert blobs.accuracy(np.array([1, 0.9]), 0.1) <= accuracy and blobs.accuracy(np.zeros(2), 1.0) == 0.5
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0])
+def test_separable_blobs_keep_their_margin_and_their_size(margin):
+    A, y = problems.separable(200, margin, np.random.default_rng(0))
+    assert margin <= (A.sum(axis=1) / np.sqrt(2) * (2 * y - 1)).min() < margin + 0.05 and np.bincount(y).tolist() == [200, 200]
+
+
+SURE = (np.array([0.05, 0.05, 0.95, 0.95, 0.95]), np.array([0, 1, 1, 1, 0]), (2 * 0.45 + 3 * (0.95 - 2 / 3)) / 5)
+WRONG = (np.array([0.0, 1.0]), np.array([1, 0]), 1)  # p = 1 belongs to the last bin
+ONE_BIN = (np.array([0.11, 0.19]), np.array([0, 1]), 0.35)  # errors within a bin are averaged first
+
+
+@pytest.mark.parametrize(("p", "y", "expected"), [(np.full(10, 0.3), np.arange(10) < 3, 0), SURE, WRONG, ONE_BIN])
+def test_expected_calibration_error_of_cases_worked_by_hand(p, y, expected):
+    assert experiments_real.expected_calibration_error(p, y) == pytest.approx(expected, abs=1e-12)
