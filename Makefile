@@ -25,7 +25,7 @@ setup: .venv/.ready ## create .venv with the locked requirements (again only whe
 	@touch $@
 
 demo: setup ## run every sprint's embedded default experiment, then show one table and one page
-	$(RUN) demo --device $(DEVICE) $(ARGS)
+	$(BIN)/python -m shared.demo --device $(DEVICE) $(ARGS)
 
 test: setup ## all tests
 	$(BIN)/python -m pytest $(ARGS)

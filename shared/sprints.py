@@ -1,8 +1,7 @@
-"""The sprints of this repository: find them, run their steps, show them all (`make demo`), start a new one.
+"""The sprints of this repository: find them, run their steps, start a new one.
 
     python -m shared.sprints list                       every sprint and its steps
     python -m shared.sprints run logreg train --smoke   what `make logreg-train ARGS=--smoke` calls
-    python -m shared.sprints demo                       every sprint's embedded default experiment, then one table and one page
     python -m shared.sprints new my_sprint              sprints/NN_my_sprint from docs/sprint_template
 
 A sprint is a folder of sprints/ that holds a sprint.toml; nothing else lists them. Only the standard library is imported at the
@@ -14,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,39 +66,6 @@ def run(sprint: Sprint, step: str, arguments: list[str]) -> int:
     return code
 
 
-def demo(arguments: list[str]) -> int:
-    """Run every sprint's embedded default experiments into runs/demo (committed results stay untouched), then show them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from shared import gallery
-    from shared.report import fill, read_all
-
-    asked = argparse.ArgumentParser(prog="make demo", description="ARGS reach every program")
-    asked.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps", "mlx"))
-    device, arguments = asked.parse_known_args(arguments)
-    console, out = Console(), Path("runs", "demo")
-    table = Table("sprint", "question", "answer", "baseline", "seconds", title="Measured on this machine", show_lines=True)
-    failed, all_reports = [], {}
-    for sprint in discover():
-        start, target = time.perf_counter(), ROOT / out / sprint.folder.name
-        shutil.rmtree(target, ignore_errors=True)
-        usable = device.device if device.device in ("auto", *sprint.devices) else "auto"  # a NumPy sprint has no use for a GPU
-        options = ["--out", str(out), "--device", usable, *arguments]
-        broken = [step for step in sprint.demo if subprocess.call(sprint.command(step, *options), cwd=ROOT)]
-        failed += [f"{sprint.name}-{step}" for step in broken]
-        found = all_reports[sprint.folder.name] = read_all(target)
-        answer = f"FAILED: {', '.join(broken)}" if broken else fill(sprint.answer, [found])
-        baseline = fill(sprint.baseline, [found])
-        table.add_row(sprint.title, sprint.question, answer, baseline, f"{time.perf_counter() - start:.0f}")
-    page = gallery.write(ROOT / out, all_reports)
-    console.print(table)
-    console.print(f"results page: {page.relative_to(ROOT)}   (open it in a browser)")
-    if failed:
-        console.print(f"failed: {', '.join(failed)}", style="bold red")
-    return 1 if failed else 0
-
-
 def new(name: str, root: Path = ROOT) -> Path:
     """A new sprint folder with the next free number, copied from docs/sprint_template; passes the repository's tests as it is."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -126,7 +91,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="every sprint and its steps")
-    commands.add_parser("demo", help="run every sprint's embedded default", add_help=False)
     runner = commands.add_parser("run", help="run one step of one sprint, or of all that have it", add_help=False)
     runner.add_argument("name")
     runner.add_argument("step", choices=STEPS)
@@ -139,8 +103,6 @@ def main(argv: list[str] | None = None) -> int:
     elif args.command == "new":
         folder = new(args.name).relative_to(ROOT)
         print(f"made {folder}: edit its sprint.toml and code/train.py, then `make {args.name}-train` and `make test`")
-    elif args.command == "demo":
-        return demo(rest)
     elif args.name == "all":
         return max([run(sprint, args.step, rest) for sprint in sprints.values() if args.step in sprint.steps], default=0)
     elif args.name not in sprints:

@@ -81,7 +81,9 @@ def torch_loss(made, theta: torch.Tensor) -> torch.Tensor:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(st.integers(5, 40), st.integers(1, 4), st.integers(2, 5), st.tuples(st.booleans(), st.booleans()), st.sampled_from([0, 0.1, 9]))
+@given(
+    st.integers(5, 40), st.integers(1, 4), st.integers(2, 5), st.tuples(st.booleans(), st.booleans()), st.sampled_from([0, 0.1, 9])
+)
 def test_gradient_and_hessian_are_those_of_autograd_and_of_finite_differences(n, d, classes, choices, l2):
     rng = np.random.default_rng([n, d, classes])
     y, weights = rng.permutation(np.arange(n) % classes), rng.uniform(0, 3, n) if choices[0] else None

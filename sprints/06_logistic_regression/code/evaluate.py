@@ -10,25 +10,19 @@ from dataclasses import dataclass
 from shared import runlog
 from shared.errors import UserError
 
-from . import experiments_real, experiments_synthetic
-
-EXPERIMENTS = {
-    "separable": experiments_synthetic.separable,
-    "overlap": experiments_synthetic.overlap,
-    "step_size": experiments_synthetic.step_size,
-    "real_data": experiments_real.parity,
-    "calibration": experiments_real.calibration,
-}
+from . import experiments_real as real
+from . import experiments_synthetic as synthetic
+from .problems import REAL
 
 
 @dataclass
 class Args(runlog.Args):
     """What each experiment repeats, and how often."""
 
-    only: tuple[str, ...] = tuple(EXPERIMENTS)
-    """Which experiments to run: separable, overlap, step_size, real_data, calibration."""
+    only: tuple[str, ...] = ()
+    """Which experiments to run: separable, overlap, step_size, real_data, calibration (all when not given)."""
     seeds: int = 20
-    """Seeds of the synthetic experiments."""
+    """Seeds of the synthetic experiments (a third of it for separable, five times for overlap)."""
     steps: int = 100_000
     """Gradient steps on separable data."""
     datasets: tuple[str, ...] = ("breast_cancer", "digits")
@@ -37,13 +31,22 @@ class Args(runlog.Args):
     """Repeats of the 5-fold cross-validation."""
 
 
+EXPERIMENTS = {
+    "separable": lambda args: synthetic.separable(args, range(max(2, args.seeds // 3)), args.steps),
+    "overlap": lambda args: synthetic.overlap(args, range(5 * args.seeds)),
+    "step_size": lambda args: synthetic.step_size(args, range(args.seeds)),
+    "real_data": lambda args: real.parity(args, args.datasets, args.repeats),
+    "calibration": lambda args: real.calibration(args, args.repeats),
+}
+
+
 def main(args: Args) -> dict:
-    unknown = set(args.only) - set(EXPERIMENTS)
-    if unknown:
-        raise UserError(f"--only: there is no experiment {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    for flag, names, known in (("--only", args.only, tuple(EXPERIMENTS)), ("--datasets", args.datasets, REAL)):
+        if unknown := set(names) - set(known):
+            raise UserError(f"{flag}: there is no {', '.join(sorted(unknown))}; there is: {', '.join(known)}")
     if args.smoke:
         args.seeds, args.steps, args.repeats, args.datasets = 2, 200, 2, ("breast_cancer",)
-    return {name: EXPERIMENTS[name](args) for name in args.only}
+    return {name: EXPERIMENTS[name](args) for name in args.only or EXPERIMENTS}
 
 
 if __name__ == "__main__":

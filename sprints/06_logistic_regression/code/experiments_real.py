@@ -1,6 +1,6 @@
 """Experiments on real data: the same numbers as scikit-learn's tightest solver, and how far probabilities can be trusted."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.dummy import DummyClassifier
@@ -15,13 +15,10 @@ from . import figures
 from .logistic_regression import LogisticRegression, Solver
 from .problems import real
 
-if TYPE_CHECKING:
-    from .evaluate import Args
-
 BINS = 10
 
 
-def parity(args: "Args") -> dict:
+def parity(args: runlog.Args, datasets: Sequence[str], repeats: int) -> dict:
     """Coefficients, loss and accuracy of our solvers beside scikit-learn's."""
     with runlog.Run(
         args,
@@ -31,14 +28,14 @@ def parity(args: "Args") -> dict:
         objective="Are coefficients, loss and accuracy those of scikit-learn's tightest solver?",
         setup={
             "Model": "logistic regression, l2 = 1 (C = 1), two classes and softmax",
-            "Data": f"{', '.join(args.datasets)}; columns standardised (for accuracy: on the training folds only)",
+            "Data": f"{', '.join(datasets)}; columns standardised (for accuracy: on the training folds only)",
             "Optimisation": "ours: newton, lbfgs, nesterov; scikit-learn: newton-cholesky, tol 1e-13; accuracy: "
-            f"{args.repeats} x 5 stratified folds",
+            f"{repeats} x 5 stratified folds",
         },
-        seeds=range(args.repeats),
+        seeds=range(repeats),
     ) as run:
         errors, losses = {}, {}
-        for name in args.datasets:
+        for name in datasets:
             X, y, source = real(name)
             run.data(name, data.digest((X, y)), rows=len(y), source=source)
             X = StandardScaler().fit_transform(X)
@@ -48,8 +45,8 @@ def parity(args: "Args") -> dict:
                 model = LogisticRegression(solver, l2=1.0, tol=tol, max_iter=20_000).fit(X, y)
                 errors[name, solver] = relative_error(model.coef_, twin.coef_)
                 losses[name, solver] = abs(model.loss_ - objective_of(twin, X, y)) / model.loss_
-            accuracy(run, args, name, *real(name)[:2])
-        exact = [errors[name, solver] for name in args.datasets for solver in ("newton", "lbfgs")]
+            accuracy(run, repeats, name, *real(name)[:2])
+        exact = [errors[name, solver] for name in datasets for solver in ("newton", "lbfgs")]
         run.metric(
             "coefficient_relative_error",
             exact,
@@ -58,7 +55,7 @@ def parity(args: "Args") -> dict:
         )
         run.metric(
             "coefficient_relative_error_nesterov",
-            [errors[name, "nesterov"] for name in args.datasets],
+            [errors[name, "nesterov"] for name in datasets],
             higher_is_better=False,
             meaning="the same for nesterov, a first-order method",
         )
@@ -83,17 +80,17 @@ def objective_of(model: ScikitLearn, X: np.ndarray, y: np.ndarray) -> float:
     return float(-log_p.mean() + 0.5 * (model.coef_**2).sum() / len(y))
 
 
-def accuracy(run: runlog.Run, args: "Args", name: str, X: np.ndarray, y: np.ndarray) -> None:
+def accuracy(run: runlog.Run, repeats: int, name: str, X: np.ndarray, y: np.ndarray) -> None:
     """Cross-validated accuracy of ours, scikit-learn's default and the majority class, on the same folds."""
     models = {"ours": LogisticRegression(l2=1.0), "scikit-learn": ScikitLearn(C=1.0), "majority": DummyClassifier()}
-    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=args.repeats, random_state=0)
+    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=repeats, random_state=0)
     scores = {label: [] for label in models}
     for train, test in run.track(list(folds.split(X, y)), f"{name}: folds"):
         for label, model in models.items():
             pipeline = make_pipeline(StandardScaler(), model).fit(X[train], y[train])
             scores[label].append(pipeline.score(X[test], y[test]))
     for label, values in scores.items():
-        by_repeat = np.reshape(values, (args.repeats, 5)).mean(axis=1)
+        by_repeat = np.reshape(values, (repeats, 5)).mean(axis=1)
         run.metric(
             f"{name}_accuracy_{label.replace('-', '_')}",
             by_repeat,
@@ -104,7 +101,7 @@ def accuracy(run: runlog.Run, args: "Args", name: str, X: np.ndarray, y: np.ndar
     run.compare(f"{name}_ours_minus_scikit_learn", scores["ours"], scores["scikit-learn"], names=("ours", "scikit-learn"))
 
 
-def calibration(args: "Args") -> dict:
+def calibration(args: runlog.Args, repeats: int) -> dict:
     """Are the probabilities right? Out-of-fold reliability for no, a moderate and a strong penalty."""
     strengths = {"no penalty": 0.0, "l2 = 1": 1.0, "l2 = 300": 300.0}
     with runlog.Run(
@@ -116,16 +113,16 @@ def calibration(args: "Args") -> dict:
         setup={
             "Model": f"logistic regression, {', '.join(strengths)}",
             "Data": "breast_cancer, columns standardised on the training folds",
-            "Optimisation": f"newton; {args.repeats} x 5 stratified folds, every row predicted by a model that has not seen it",
+            "Optimisation": f"newton; {repeats} x 5 stratified folds, every row predicted by a model that has not seen it",
         },
-        seeds=range(args.repeats),
+        seeds=range(repeats),
     ) as run:
         X, y, source = real("breast_cancer")
         run.data("breast_cancer", data.digest((X, y)), rows=len(y), source=source)
         groups, ece = {}, {}
         for label, strength in run.track(list(strengths.items()), "penalties"):
-            probabilities = [out_of_fold(X, y, strength, seed) for seed in range(args.repeats)]
-            pooled, truth = np.concatenate(probabilities), np.tile(y, args.repeats)
+            probabilities = [out_of_fold(X, y, strength, seed) for seed in range(repeats)]
+            pooled, truth = np.concatenate(probabilities), np.tile(y, repeats)
             groups[label] = reliability(pooled, truth)
             ece[label] = [expected_calibration_error(p, y) for p in probabilities]
             key = label.replace(" = ", "_").replace(" ", "_")

@@ -1,7 +1,7 @@
 """Experiments whose right answer is known: separable data, blobs with a known best accuracy, the step-size bound."""
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.svm import LinearSVC
@@ -16,15 +16,12 @@ from .problems import separable as separable_blobs
 from .solvers import gradient_descent, newton
 from .train import PRINTS_AS_ZERO
 
-if TYPE_CHECKING:
-    from .evaluate import Args
-
 BAYES = (0.75, 0.85, 0.95, Blobs().bayes_accuracy)  # the last one: the original's blobs
 
 
-def separable(args: "Args") -> dict:
+def separable(args: runlog.Args, seeds: Sequence[int], total: int) -> dict:
     """Gradient descent on separable data: there is no optimum (Soudry et al. 2018)."""
-    n, margin, seeds = 50, 0.5, range(max(2, args.seeds // 3))
+    n, margin = 50, 0.5
     with runlog.Run(
         args,
         __file__,
@@ -34,21 +31,19 @@ def separable(args: "Args") -> dict:
         setup={
             "Model": "logistic regression without intercept and penalty",
             "Data": f"blobs with every point at least {margin} from the dividing line, {n} per class",
-            "Optimisation": f"gradient descent, step 1 / L, {args.steps:,} steps; theory: w(t) = w_svm log t + const",
+            "Optimisation": f"gradient descent, step 1 / L, {total:,} steps; theory: w(t) = w_svm log t + const",
         },
         seeds=seeds,
     ) as run:
-        steps = np.unique(np.logspace(0, np.log10(args.steps), 200).astype(int)) - 1
-        rows = [_path(n, margin, args.steps, steps, seed) for seed in run.track(seeds, "seeds")]
+        steps = np.unique(np.logspace(0, np.log10(total), 200).astype(int)) - 1
+        rows = [_path(n, margin, total, steps, seed) for seed in run.track(seeds, "seeds")]
         norms, losses, angles = (np.array([row[key] for row in rows]) for key in ("norm", "loss", "angle"))
         slopes, before = (
             [np.polyfit(np.log(steps[rows] + 1), norm[rows], 1)[0] for norm in norms]
-            for rows in (steps > args.steps // 10, (steps > args.steps // 100) & (steps <= args.steps // 10))
+            for rows in (steps > total // 10, (steps > total // 100) & (steps <= total // 10))
         )
         theory = [1 / row["margin"] for row in rows]
-        to_zero = [
-            args.steps if (loss >= PRINTS_AS_ZERO).all() else int(steps[np.argmax(loss < PRINTS_AS_ZERO)]) + 1 for loss in losses
-        ]
+        to_zero = [total if (loss >= PRINTS_AS_ZERO).all() else int(steps[np.argmax(loss < PRINTS_AS_ZERO)]) + 1 for loss in losses]
         run.metric(
             "norm_slope_over_theory_decade_before",
             np.divide(before, theory),
@@ -66,7 +61,7 @@ def separable(args: "Args") -> dict:
             higher_is_better=False,
             meaning="angle to the max-margin direction after the last step",
         )
-        run.metric("loss_times_steps", losses[:, -1] * args.steps, meaning="loss x steps after the last step (constant in theory)")
+        run.metric("loss_times_steps", losses[:, -1] * total, meaning="loss x steps after the last step (constant in theory)")
         run.metric(
             "steps_until_loss_prints_zero",
             to_zero,
@@ -91,7 +86,7 @@ def separable(args: "Args") -> dict:
         ratio, angle = float(np.mean(np.divide(slopes, theory))), float(angles[:, -1].mean())
         run.observe(f"In the last decade of steps the norm grows at {ratio:.2f} times the rate 1 / margin per unit of log t.")
         run.observe(
-            f"After {args.steps:,} steps the direction is still {angle:.2f} degrees from the max-margin one: it converges "
+            f"After {total:,} steps the direction is still {angle:.2f} degrees from the max-margin one: it converges "
             "only like 1 / log t, long after accuracy and loss look finished."
         )
         run.observe(
@@ -140,9 +135,9 @@ def _path(n: int, margin: float, total: int, steps: np.ndarray, seed: int) -> di
     }
 
 
-def overlap(args: "Args") -> dict:
+def overlap(args: runlog.Args, seeds: Sequence[int]) -> dict:
     """Blobs that overlap by a known amount: how close to the best possible accuracy does the fitted line come?"""
-    sizes, seeds = np.array([20, 80, 320, 1280, 5120]), range(args.seeds * 5)
+    sizes = np.array([20, 80, 320, 1280, 5120])
     with runlog.Run(
         args,
         __file__,
@@ -199,9 +194,9 @@ def overlap(args: "Args") -> dict:
     return run.report
 
 
-def step_size(args: "Args") -> dict:
+def step_size(args: runlog.Args, seeds: Sequence[int]) -> dict:
     """The bound 2 / L against the step at which gradient descent really stops converging."""
-    seeds, blobs = range(args.seeds), Blobs.with_bayes_accuracy(0.85)
+    blobs = Blobs.with_bayes_accuracy(0.85)
     with runlog.Run(
         args,
         __file__,

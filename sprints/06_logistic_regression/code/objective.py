@@ -77,7 +77,7 @@ class Objective:
         self._stack.close()
 
     def subset(self, rows: slice | Array, dtype: type | None = None) -> "Objective":
-        """The same objective on some of the rows (copied, as `dtype`), with the penalty scaled so that both estimate one function."""
+        """The same objective on some of the rows (copied, as `dtype`); the penalty is scaled so that both estimate one function."""
         weights = None if self.weights is None else self.weights[rows].astype(dtype or self.X.dtype)
         part = Objective(
             np.ascontiguousarray(self.X[rows], dtype),
