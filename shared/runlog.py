@@ -64,8 +64,7 @@ class Args:
 def launch(main: Callable, args_type: type[Args]) -> None:
     """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 1."""
     module = sys.modules["__main__"]
-    about = re.sub(r"\n(?=    )", "\n\n", module.__doc__ or "")  # tyro joins lines; the commands are to stay apart
-    args = tyro.cli(args_type, description=about, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
+    args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     try:
         main(args)
     except UserError as error:

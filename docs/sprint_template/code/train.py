@@ -1,7 +1,7 @@
 """One sentence: what this program trains and measures.
 
-make template_name-train                  seconds
-make template_name-train ARGS=--smoke     toy size
+$ make template_name-train                  seconds
+$ make template_name-train ARGS=--smoke     toy size
 """
 
 from dataclasses import dataclass

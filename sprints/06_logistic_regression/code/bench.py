@@ -1,7 +1,7 @@
 """Time to the same gradient norm, ours beside scikit-learn, interleaved; extra memory; distance to the memory-bandwidth limit.
 
-make logreg-bench                     1 000 000 x 32 and 100 000 x 256, about five minutes; use an idle machine
-make logreg-bench ARGS=--smoke        20 000 x 8, seconds
+$ make logreg-bench                     1 000 000 x 32 and 100 000 x 256, about five minutes; use an idle machine
+$ make logreg-bench ARGS=--smoke        20 000 x 8, seconds
 """
 
 import time

@@ -1,8 +1,8 @@
 """The honest experiments: separable data, known best accuracy, real data against scikit-learn, the step-size bound, calibration.
 
-make logreg-eval                          all five, about two minutes
-make logreg-eval ARGS="--only separable"  one of them
-make logreg-eval ARGS=--smoke             all five at toy size, seconds
+$ make logreg-eval                          all five, about two minutes
+$ make logreg-eval ARGS="--only separable"  one of them
+$ make logreg-eval ARGS=--smoke             all five at toy size, seconds
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The original experiment, replayed: two unit-variance blobs, 80/20 split, gradient descent with step 0.5 for 200 epochs.
 
-make logreg-train                     1 000 seeded replays, about half a minute
-make logreg-train ARGS=--smoke        8 replays, seconds
+$ make logreg-train                     1 000 seeded replays, about half a minute
+$ make logreg-train ARGS=--smoke        8 replays, seconds
 """
 
 from dataclasses import dataclass
