@@ -1,9 +1,10 @@
 """Solvers for `Objective`: gd, momentum, nesterov, lbfgs, newton, averaged sgd. Each returns a `Solution` with its whole history.
 
 `newton` and `lbfgs` are one method: L-BFGS (Nocedal & Wright, alg. 7.4) around a metric that approximates the inverse Hessian.
-For lbfgs the metric is a multiple of the identity; for newton it is the Cholesky factor of a Hessian. On large data newton first
-solves two strided samples, whose optimum lies within the statistical error of the full one, and keeps the sample's Hessian as the
-metric: the full data is then only read for a handful of gradients, never for a Hessian (sub-sampled Newton: Byrd et al. 2011).
+For lbfgs the metric is a multiple of the identity; for newton it is the Cholesky factor of a Hessian. On large data both first
+solve a strided sample, whose optimum lies within the statistical error of the full one, and keep what they learned of its
+curvature: newton its Hessian, lbfgs its pairs. The full data is then read for a handful of gradients only, never for a Hessian
+(sub-sampled Newton: Byrd et al. 2011).
 """
 
 import math
@@ -20,6 +21,7 @@ from .objective import Array, Objective
 LARGE = 20_000  # rows from which newton starts on samples
 ROWS_PER_PARAMETER = 50  # of the larger sample at least; with k rows per parameter its Hessian is right to about 1 / sqrt(k)
 SAMPLE_ITERATIONS = 20
+SLOW = 0.7  # a step that leaves more than this share of the gradient calls for an exact Hessian
 MEMORY = 20  # pairs that L-BFGS keeps
 
 
@@ -94,32 +96,49 @@ def gradient_descent(
     return solution
 
 
-def lbfgs(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8) -> Solution:
-    """Limited-memory BFGS from a scaled identity: the choice for many parameters."""
-    return _quasi_newton(objective, theta, None, False, max_iter, tol)
+def lbfgs(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8, sampled: bool = True) -> Solution:
+    """Limited-memory BFGS around a scaled identity, for many parameters. `sampled`: start on a sample of large data."""
+    start = _sampled_start(objective, theta, False) if sampled else _Start(theta)
+    return _quasi_newton(objective, start, False, max_iter, tol)
 
 
-def newton(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8) -> Solution:
-    """Newton's method (IRLS) with a line search; on large data warm-started, with a Hessian from a sample (module docstring)."""
+def newton(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8, sampled: bool = True) -> Solution:
+    """Newton's method (IRLS). `sampled`: start on a sample of large data and use its Hessian; otherwise, or where
+    that one proves too poor, the exact Hessian of all rows is taken at every step."""
+    start = _sampled_start(objective, theta, True) if sampled else _Start(theta)
+    return _quasi_newton(objective, start, True, max_iter, tol)
+
+
+@dataclass
+class _Start:
+    """Where a quasi-Newton method begins: the iterate, an approximate inverse Hessian, and pairs (s, y) to correct it with."""
+
+    theta: Array
+    metric: Callable[[Array], Array] | None = None
+    pairs: deque = field(default_factory=lambda: deque(maxlen=MEMORY))
+
+
+def _sampled_start(objective: Objective, theta: Array, second_order: bool) -> _Start:
+    """The optimum of strided samples (float32 is fine enough for them), with their Hessian or their L-BFGS pairs."""
     rows = max(objective.n // 16, ROWS_PER_PARAMETER * objective.size)
-    start, metric = theta, None
-    if objective.n >= LARGE and 4 * rows <= objective.n:
-        try:
-            for stride in (4 * objective.n // rows, objective.n // rows):
-                sample = objective.subset(slice(None, None, stride), np.float32)
-                noise = np.sqrt(sample.size / sample.n) / 10  # below the sample's own error: more digits would be thrown away
-                start = _quasi_newton(sample, start, metric, True, SAMPLE_ITERATIONS, noise).theta
-                metric = _factorise(sample.loss_gradient_hessian(start)[2], sample.K)
-        except FloatingPointError:  # too large for float32, or not finite: the full data will tell
-            start, metric = theta, None
-    return _quasi_newton(objective, start, metric, True, max_iter, tol)
+    if objective.n < LARGE or 2 * rows > objective.n:
+        return _Start(theta)
+    start, stride = _Start(theta), objective.n // rows
+    try:
+        for every in (4 * stride, stride) if second_order else (stride,):
+            sample = objective.subset(slice(None, None, every), np.float32)
+            noise = math.sqrt(sample.size / sample.n) / 10  # below the sample's own error: more digits would be thrown away
+            start.theta = _quasi_newton(sample, start, second_order, SAMPLE_ITERATIONS, noise).theta
+            if second_order:
+                start = _Start(start.theta, _factorise(sample.loss_gradient_hessian(start.theta)[2], sample.K))
+    except FloatingPointError:  # too large for float32, or not finite: the full data will tell
+        return _Start(theta)
+    return start
 
 
-def _quasi_newton(
-    objective: Objective, theta: Array, metric: Callable | None, second_order: bool, max_iter: int, tol: float
-) -> Solution:
-    """L-BFGS around `metric`. `second_order`: take the exact Hessian as metric wherever the present one is missing or poor."""
-    solution, pairs = Solution(theta), deque(maxlen=MEMORY)
+def _quasi_newton(objective: Objective, start: _Start, second_order: bool, max_iter: int, tol: float) -> Solution:
+    """L-BFGS from `start`. `second_order`: take the exact Hessian as metric wherever the present one is missing or poor."""
+    theta, metric, pairs, solution = start.theta, start.metric, start.pairs, Solution(start.theta)
     exact = second_order and metric is None
     loss, gradient, hessian = _evaluate(objective, theta, exact)
     norm = solution.record(objective, theta, loss, gradient)
@@ -144,7 +163,7 @@ def _quasi_newton(
             pairs.append((s, y))
         theta, gradient, previous = following, following_gradient, norm
         norm = solution.record(objective, theta, loss, gradient)
-        if second_order and not exact and norm > 0.5 * previous:
+        if second_order and not exact and norm > SLOW * previous:
             exact, (loss, gradient, hessian) = True, _evaluate(objective, theta, True)
     solution.stop(norm, tol)
     return solution
