@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEVICE ?= auto
 ARGS ?=
+MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 RUN := $(BIN)/python -m shared.sprints
 
@@ -12,13 +13,13 @@ RUN := $(BIN)/python -m shared.sprints
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx):"
-	@$(PYTHON) -m shared.sprints list
+	@if test -x $(BIN)/python; then $(BIN)/python -m shared.sprints list; else $(PYTHON) -m shared.sprints list 2>/dev/null || echo "  (make setup shows them)"; fi
 
 setup: .venv/.ready ## create .venv with the locked requirements (again only when they change)
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: this Python has no venv (on Debian: apt-get install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { echo "error: this Python has no venv (on Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "installing the locked requirements into .venv (1 to 5 minutes, once)"
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
@@ -45,8 +46,9 @@ docs: setup ## render the reports into README, PROGRESS, docs/ and the gallery
 bench: setup ## the timings of all sprints (minutes; use an idle machine)
 	$(RUN) run all bench --device $(DEVICE) $(ARGS)
 
-mlflow: setup ## open the experiment tracker on http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+mlflow: setup ## open the experiment tracker (MLFLOW_PORT=5000)
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on the server at $$MLFLOW_TRACKING_URI";; \
+	*) $(BIN)/mlflow ui --port $(MLFLOW_PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}";; esac
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml, for every platform
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
@@ -61,7 +63,7 @@ new-sprint: setup ## start a sprint: make new-sprint NAME=my_sprint
 	@$(RUN) new "$(NAME)"
 	@$(BIN)/python -m shared.docs
 
-clean: ## remove what runs leave behind (not .venv, not results)
+clean: ## remove what runs leave behind: runs/, the local MLflow store, caches (not .venv, not results)
 	rm -rf runs mlruns mlflow.db build *.egg-info .ruff_cache .pytest_cache .hypothesis
 	find shared sprints tests docs -name __pycache__ -prune -exec rm -rf {} +
 

@@ -69,7 +69,10 @@ def fetch(name: str, remote: Remote | None = None) -> Path:
         if wrong := _mismatch(offline, remote):
             raise DataError(f"{offline} is not the expected file ({wrong}): replace it or delete it")
         return offline
-    cached = Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / name
+    try:
+        cached = Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / name
+    except RuntimeError:
+        raise DataError("this user has no home folder: set SPRINTS_CACHE to a folder for downloads") from None
     if cached.is_file():
         if not (wrong := _mismatch(cached, remote)):
             return cached

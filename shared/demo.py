@@ -6,7 +6,6 @@ python -m shared.demo --smoke     seconds; other flags reach every program
 
 import argparse
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 from shared import gallery
 from shared.device import DeviceName
 from shared.report import fill, read_all
-from shared.sprints import ROOT, discover
+from shared.sprints import ROOT, call, discover
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", choices=get_args(DeviceName), help="for the sprints that can use it")
     args, arguments = parser.parse_known_args(argv)
-    console, out = Console(), Path("runs", "demo")
+    console, out = Console(markup=False), Path("runs", "demo")
     table = Table("sprint", "question", "answer", "baseline", "seconds", title="Measured on this machine", show_lines=True)
     failed, all_reports = [], {}
     for sprint in discover():
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(target, ignore_errors=True)
         usable = args.device if args.device in ("auto", *sprint.devices) else "auto"  # a NumPy sprint has no use for a GPU
         options = ["--out", str(out), "--device", usable, *arguments]
-        broken = [step for step in sprint.demo if subprocess.call(sprint.command(step, *options), cwd=ROOT)]
+        broken = [step for step in sprint.demo if call(sprint.command(step, *options))]
         failed += [f"{sprint.name}-{step}" for step in broken]
         found = all_reports[sprint.folder.name] = read_all(target)
         answer = f"FAILED: {', '.join(broken)}" if broken else fill(sprint.answer, [found])

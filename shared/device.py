@@ -3,18 +3,12 @@
 torch and mlx are imported inside the functions that need them: a program that only uses NumPy never pays for them.
 """
 
-import os
 import platform
 import random
-import re
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -91,7 +85,13 @@ def _missing(kind: Kind) -> str:
     import torch
 
     if kind == "mps":
-        return "" if torch.backends.mps.is_available() else "torch finds no Apple GPU; update to macOS 14 or later"
+        if not torch.backends.mps.is_available():
+            return "torch finds no Apple GPU; update to macOS 14 or later"
+        try:  # virtual machines show a GPU that cannot allocate
+            torch.zeros(1, device="mps")
+        except RuntimeError as error:
+            return f"the Apple GPU does not work ({str(error).splitlines()[0]})"
+        return ""
     if torch.cuda.is_available():
         return ""
     if torch.version.cuda is None and torch.version.hip is None:
@@ -130,70 +130,3 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
     if mlx := sys.modules.get("mlx.core"):
         mlx.random.seed(seed)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Describe the machine for a report: cpu, usable cores, memory (GiB), os, python, accelerators. Never raises."""
-    return {
-        "cpu": _attempt(_cpu_model, "unknown"),
-        "physical_cores": _attempt(_physical_cores, None),
-        "logical_cores": _attempt(lambda: len(_usable_cpus()), os.cpu_count()),
-        "memory_gib": _attempt(lambda: _gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), None),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "accelerators": _attempt(_accelerators, []),
-    }
-
-
-def _attempt(probe: Callable[[], Any], default: Any) -> Any:
-    try:
-        return probe()
-    except Exception:  # a report with a gap is better than a run lost to an odd machine
-        return default
-
-
-def _gib(size: float) -> float:
-    return round(size / 2**30, 1)
-
-
-def _sysctl(key: str) -> str:
-    return subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
-
-
-def _cpu_model() -> str:
-    if sys.platform == "darwin":
-        return _sysctl("machdep.cpu.brand_string")
-    if sys.platform == "linux" and (model := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())):
-        return model[1]
-    return platform.processor() or platform.machine()
-
-
-def _usable_cpus() -> set[int]:
-    """The CPUs this process may run on: in a container or under taskset fewer than the machine has."""
-    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
-
-
-def _physical_cores() -> int:
-    if sys.platform == "darwin":
-        return int(_sysctl("hw.physicalcpu"))
-    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # equal for the threads of one core
-    return len({Path(siblings.format(cpu)).read_text() for cpu in _usable_cpus()})
-
-
-def _accelerators() -> list[dict[str, Any]]:
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return [{"name": gpu.name, "memory_gib": _gib(gpu.total_memory)} for gpu in gpus]
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
-    lines = subprocess.run(query, capture_output=True, text=True, timeout=2, check=True).stdout.splitlines()
-    return [{"name": name, "memory_gib": _gib(float(mib) * 2**20)} for name, mib in (row.split(", ") for row in lines)]
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Map each distribution name to its installed version, or to "not installed"."""
-    found = dict.fromkeys(packages, "not installed")
-    for package in packages:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found

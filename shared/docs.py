@@ -18,34 +18,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shared import gallery
-from shared.report import NOT_RUN, Reports, fill, lookup, number, read_all, write_atomically
+from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, read_all, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
-VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)(.*?)(<!-- /value -->)", re.S)
+VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)([^<]*?)(<!-- /value -->)")
 
 
 # -- blocks -------------------------------------------------------------------------------------------------------------------
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *cells]) if cells else ""
 
 
 def metrics(report: dict, _link: str = "") -> str:
-    rows = []
-    for key, metric in report["metrics"].items():
-        interval = "" if metric["ci95"] is None else "{} to {}".format(*map(number, metric["ci95"]))
-        rows.append(
-            [
-                metric["meaning"],
-                f"{number(metric['mean'])} {metric['unit']}".strip(),
-                interval,
-                f"{metric['n']}",
-                f"`{key}`",
-            ]
-        )
+    rows = [
+        [metric["meaning"], value(metric, "unit"), interval(metric), str(metric["n"]), f"`{key}`"]
+        for key, metric in report["metrics"].items()
+    ]
     return table(["what", "mean", "95 % interval", "n", "key"], rows)
 
 
@@ -144,6 +136,9 @@ def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
         return match[1] + body + match[5]
 
     text = BLOCK.sub(block, text)
+    for mark, whole in (("<!-- begin:", BLOCK), ("<!-- value:", VALUE)):
+        if text.count(mark) != len(whole.findall(text)):
+            raise ValueError(f"{here}: a '{mark}' is not closed as it should be")
     return VALUE.sub(lambda m: m[1] + lookup(m[2], m[3], sources) + m[5], text)
 
 
@@ -161,7 +156,9 @@ def progress(sprints: Sequence[Sprint]) -> str:
     for sprint in sprints:
         found, base = read_all(sprint.folder / "results"), f"sprints/{sprint.folder.name}"
         notes = sprint.folder / "docs" / "learnings.md"
-        learnings = re.sub("<!--.*?-->", "", render(notes.read_text(encoding="utf-8"), sprints, notes)).split("\n", 1)[1].strip()
+        learnings = (
+            re.sub(r"(?s)<!--.*?-->", "", render(notes.read_text(encoding="utf-8"), sprints, notes)).split("\n", 1)[1].strip()
+        )
         programs = sorted(path.name for path in (sprint.folder / "code").glob("*.py"))
         text += f"\n---\n\n## Sprint {sprint.folder.name[:2]}: {sprint.title}\n\n- **Goal:** {sprint.goal}\n"
         text += f"- **Outcome:** {fill(sprint.answer, [found])} Baseline: {fill(sprint.baseline, [found])}\n- **Key learnings:**\n"

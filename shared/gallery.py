@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from shared.report import fill, number, write_atomically
+from shared.report import fill, interval, value, write_atomically
 from shared.sprints import Sprint, discover
 
 STYLE = """
@@ -63,15 +63,11 @@ def _card(sprint: Sprint, reports: Mapping[str, dict], base: str) -> str:
 def _metrics(report: dict) -> str:
     rows = ""
     for metric in report["metrics"].values():
-        interval = "" if metric["ci95"] is None else "{} to {}".format(*map(number, metric["ci95"]))
-        rows += (
-            f'<tr><td>{_escape(metric["meaning"])}</td><td class="number">{number(metric["mean"])} {_escape(metric["unit"])}</td>'
-            f'<td class="number">{interval}</td><td class="number">{metric["n"]}</td></tr>\n'
-        )
-    return (
-        '<details><summary>all numbers</summary><div class="wide"><table><tr><th>what</th><th>mean</th><th>95 % interval</th>'
-        f"<th>n</th></tr>\n{rows}</table></div></details>\n"
-    )
+        cells = [value(metric, "unit"), interval(metric), str(metric["n"])]
+        rows += f"<tr><td>{_escape(metric['meaning'])}</td>"
+        rows += "".join(f'<td class="number">{_escape(cell)}</td>' for cell in cells) + "</tr>\n"
+    header = "<tr><th>what</th><th>mean</th><th>95 % interval</th><th>n</th></tr>\n"
+    return f'<details><summary>all numbers</summary><div class="wide"><table>{header}{rows}</table></div></details>\n'
 
 
 def _claims(report: dict) -> str:

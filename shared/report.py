@@ -26,26 +26,37 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def number(value: float) -> str:
-    """Four significant digits, without an exponent where a reader would not want one."""
-    text = f"{value:.4g}"
+def number(value: float, digits: int = 4) -> str:
+    """Significant digits, without an exponent where a reader would not want one."""
+    text = f"{value:.{digits}g}"
     return f"{value:,.0f}" if "e+" in text and abs(value) < 1e9 else text
 
 
+def digits(metric: dict) -> int:
+    """Significant digits of a metric: four, or as many as its interval needs to be told from a point."""
+    low, high = metric["ci95"] or (0, 0)
+    needed = 4
+    while low != high and number(low, needed) == number(high, needed) and needed < 9:
+        needed += 1
+    return needed
+
+
+def interval(metric: dict) -> str:
+    """The 95 % interval, "low to high"; empty when there is none."""
+    return "" if metric["ci95"] is None else "{} to {}".format(*(number(bound, digits(metric)) for bound in metric["ci95"]))
+
+
 def value(metric: dict, form: str | None = None) -> str:
-    """A metric as text: its mean (form None), mean, unit and interval ("interval"), the same of its median ("median"), or "n"."""
-    if form not in (None, "interval", "median", "n"):
-        raise ValueError(f"a value is KEY, KEY:interval, KEY:median or KEY:n; there is no KEY:{form}")
+    """A metric as text: its mean (form None), with its "unit", with unit and "interval", the same of its "median", or "n"."""
+    if form not in (None, "unit", "interval", "median", "n"):
+        raise ValueError(f"there is no KEY:{form}; there is KEY, KEY:unit, KEY:interval, KEY:median and KEY:n")
+    unit = f" {metric['unit']}" if metric["unit"] and form else ""
     if form == "n":
         return f"{metric['n']:,}"
-    unit = f" {metric['unit']}" if metric["unit"] else ""
     if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
-        low, high = metric["median_ci95"]
-        return f"{number(metric['median'])}{unit} [{number(low)}, {number(high)}]"
-    if form and metric["ci95"] is not None:
-        low, high = metric["ci95"]
-        return f"{number(metric['mean'])}{unit} [{number(low)}, {number(high)}]"
-    return f"{number(metric['mean'])}{unit if form else ''}"
+        return "{}{} [{}, {}]".format(number(metric["median"]), unit, *map(number, metric["median_ci95"]))
+    text = number(metric["mean"], digits(metric)) + unit
+    return f"{text} [{interval(metric).replace(' to ', ', ')}]" if form in ("interval", "median") and metric["ci95"] else text
 
 
 def lookup(key: str, form: str | None, sources: Iterable[Reports]) -> str:

@@ -21,14 +21,13 @@ import contextlib
 import io
 import json
 import re
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -36,15 +35,17 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from shared import stats, tracking
-from shared.device import DeviceName, describe_machine, pick, versions
+from shared.device import DeviceName, pick
+from shared.environment import command, describe_machine, git_commit, peak_memory_mib, versions
 from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import interval, value, write_atomically
 from shared.sprints import ROOT, load
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "transformers", "peft", "trl", "mlflow", "matplotlib")
-console = Console()
+console = Console(markup=False, highlight=False)
 
 
 @dataclass
@@ -72,7 +73,7 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     except OSError as error:  # a full disk, a read-only folder
         raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
-        console.print("\ninterrupted: finished experiments are kept, of this one nothing was written")
+        console.print("\ninterrupted: finished experiments are kept, results are never half-written")
         raise SystemExit(130) from None
 
 
@@ -93,8 +94,7 @@ class Run:
         """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
         self.args, self.sprint, self.experiment = args, Path(program).resolve().parents[1], experiment
         self.device = pick(args.device, load(self.sprint).devices)
-        out = args.out or (ROOT / "runs" / "smoke" if args.smoke else None)
-        self.folder = out / self.sprint.name / experiment if out else self.sprint / "results" / experiment
+        self.folder = self._folder()
         self._figures: dict[str, bytes] = {}
         self.report: dict = {
             "sprint": self.sprint.name,
@@ -102,13 +102,13 @@ class Run:
             "title": title,
             "objective": objective,
             "setup": setup,
-            "command": _command(),
+            "command": command(),
             "args": _plain(asdict(args)),
             "seeds": list(seeds),
             "device": asdict(self.device),
             "machine": describe_machine(),
             "versions": versions(PACKAGES),
-            "git": _git_commit(),
+            "git": git_commit(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "smoke": args.smoke,
             "data": {},
@@ -121,7 +121,7 @@ class Run:
         }
 
     def __enter__(self):
-        console.rule(f"[bold]{self.report['title']}[/bold]  ({self.sprint.name}/{self.experiment})")
+        console.rule(Text(f"{self.report['title']}  ({self.sprint.name}/{self.experiment})", style="bold"))
         console.print(f"device: {self.device}")
         self._start = time.perf_counter()
         return self
@@ -129,6 +129,24 @@ class Run:
     def __exit__(self, kind, error, trace):
         if kind is None:
             self._finish()
+
+    def _folder(self) -> Path:
+        """results/ is for the published run, that is, for the defaults; other settings go elsewhere unless --out says where."""
+        changed = [
+            key
+            for key, value in asdict(self.args).items()
+            if key not in asdict(Args()) and value != getattr(type(self.args)(), key)
+        ]
+        if self.args.out:
+            base = self.args.out
+        elif self.args.smoke:
+            base = ROOT / "runs" / "smoke"
+        elif set(changed) - {"only"}:  # `only` picks among the experiments and changes none
+            base = ROOT / "runs" / "custom"
+            console.print(f"not the published settings ({', '.join(changed)}): the results go to runs/custom")
+        else:
+            return self.sprint / "results" / self.experiment
+        return base / self.sprint.name / self.experiment
 
     # -- what a program says -------------------------------------------------------------------------------------------------
 
@@ -159,9 +177,13 @@ class Run:
             "meaning": meaning,
         }
 
-    def compare(self, key: str, a: ArrayLike, b: ArrayLike, *, names: tuple[str, str], unit: str = "") -> None:
-        """Record the paired difference a - b over seeds or folds: mean, 95 % interval, two-sided p of the paired t-test."""
-        self.report["comparisons"].append({"key": key, "a": names[0], "b": names[1], "unit": unit} | stats.paired(a, b))
+    def compare(
+        self, key: str, a: ArrayLike, b: ArrayLike, *, names: tuple[str, str], unit: str = "", test_over_train: float = 0.0
+    ) -> None:
+        """Record the paired difference a - b over seeds, or over folds (then with test_over_train, see stats.paired)."""
+        self.report["comparisons"].append(
+            {"key": key, "a": names[0], "b": names[1], "unit": unit} | stats.paired(a, b, test_over_train)
+        )
 
     def claim(self, text: str, *, source: str, protocol: str, ours: str, honest: str, verdict: str) -> None:
         """Record a claim of the original: what they said, what their protocol gives here, what an honest one gives."""
@@ -194,24 +216,24 @@ class Run:
 
     def _finish(self) -> None:
         self.report["seconds"] = round(time.perf_counter() - self._start, 2)
-        self.report["peak_memory_mib"] = _peak_memory_mib()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, png in self._figures.items():
-            write_atomically(self.folder / name, png)
-        text = json.dumps(_plain(self.report), indent=1, allow_nan=False) + "\n"
+        self.report["peak_memory_mib"] = peak_memory_mib()
+        self.report = _plain(self.report)
+        text = json.dumps(self.report, indent=1, allow_nan=False) + "\n"
         text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list of numbers on one line
-        write_atomically(self.folder / "report.json", text.encode())
-        kept = {*self._figures, "report.json"}
-        for stale in self.folder.glob("*.png"):
-            if stale.name not in kept:
-                stale.unlink()
+        files = self._figures | {"report.json": text.encode()}  # the report last: it speaks of figures that are there
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(self.folder / name, content)
+        for path in self.folder.glob("*.png"):
+            if path.name not in files:  # a figure of an earlier run
+                path.unlink()
         console.print(_metric_table(self.report))
         if self.report["conclusion"]:
             console.print(self.report["conclusion"], style="bold")
         shown = self.folder.relative_to(ROOT) if self.folder.is_relative_to(ROOT) else self.folder
         console.print(f"{self.report['seconds']:.1f} s, report: {shown}/report.json")
         if self.args.mlflow and not self.args.smoke:
-            console.print(tracking.mirror(self.report, self._figures), style="dim")
+            console.print(tracking.mirror(self.report, files), style="dim")
 
 
 @contextlib.contextmanager
@@ -229,41 +251,11 @@ def style():
 def _metric_table(report: dict) -> Table:
     table = Table("metric", "value", "95 % interval", "n", box=None, header_style="bold")
     for key, metric in report["metrics"].items():
-        low_high = "" if metric["ci95"] is None else "{:.4g} to {:.4g}".format(*metric["ci95"])
-        table.add_row(key, f"{metric['mean']:.4g} {metric['unit']}", low_high, str(metric["n"]))
+        table.add_row(key, value(metric, "unit"), interval(metric), str(metric["n"]))
     return table
 
 
-def _command() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return shlex.join(["python", "-m", spec.name if spec else Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _git_commit() -> str:
-    """The commit, with "+" when code or requirements differ from it; "unknown" outside git."""
-    try:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "*.py", "*.toml", "*.lock"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return commit + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _peak_memory_mib() -> float | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def _plain(value):
+def _plain(value) -> Any:
     """JSON-ready: paths relative to the repository, numpy numbers as Python's, floats to 7 digits, infinities as None."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

@@ -23,7 +23,8 @@ STEPS = ("train", "eval", "generate", "bench")
 
 @dataclass(frozen=True)
 class Sprint:
-    """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs."""
+    """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs,
+    `headlines` the metrics that this sprint answers for."""
 
     folder: Path
     name: str
@@ -34,6 +35,7 @@ class Sprint:
     answer: str
     baseline: str
     devices: list[str]
+    headlines: list[str]
     steps: dict[str, str]
     demo: list[str]
 
@@ -58,27 +60,37 @@ def load(folder: Path) -> Sprint:
         raise ValueError(f"{path}: {error}") from None
 
 
+def call(command: list[str]) -> int:
+    """Run a command with the console attached. Ctrl-C reaches it too: wait for it to clean up, instead of killing it."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+
+
 def run(sprint: Sprint, step: str, arguments: list[str]) -> int:
     """Run one step with the console attached; a step that wrote into results/ is followed by a fresh rendering of the docs."""
-    code = subprocess.call(sprint.command(step, *arguments), cwd=ROOT)
+    code = call(sprint.command(step, *arguments))
     if code == 0 and not {"--smoke", "--out", "--help"} & {argument.split("=")[0] for argument in arguments}:
-        subprocess.call([sys.executable, "-m", "shared.docs"], cwd=ROOT)
+        call([sys.executable, "-m", "shared.docs"])
     return code
 
 
 def new(name: str, root: Path = ROOT) -> Path:
-    """A new sprint folder with the next free number, copied from docs/sprint_template; passes the repository's tests as it is."""
+    """A new sprint folder, numbered after the last, copied from docs/sprint_template; passes the repository's tests as it is."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise SystemExit(f"error: NAME must be lower-case letters, digits and underscores, starting with a letter; got {name!r}")
     present = {path.name[3:] for path in root.glob("sprints/[0-9][0-9]_*")} | {sprint.name for sprint in discover(root)}
-    if name in present:
-        raise SystemExit(f"error: there is a sprint called {name} already")
+    test = root / "tests" / f"test_{name}.py"
+    if name in present or name == "all" or test.exists():
+        raise SystemExit(f"error: the name {name} is taken")
     number = 1 + max((int(path.name[:2]) for path in root.glob("sprints/[0-9][0-9]_*")), default=-1)
     folder = root / "sprints" / f"{number:02d}_{name}"
     shutil.copytree(root / "docs" / "sprint_template", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    test = folder / "test_sprint.py"
-    test.rename(root / "tests" / f"test_{name}.py")
-    for path in [*folder.rglob("*.*"), root / "tests" / f"test_{name}.py"]:
+    (folder / "test_sprint.py").rename(test)
+    for path in [*folder.rglob("*.*"), test]:
         if path.is_file() and path.suffix in (".py", ".md", ".toml"):
             text = path.read_text(encoding="utf-8").replace("NN_template", folder.name).replace("template_name", name)
             path.write_text(text, encoding="utf-8")

@@ -14,7 +14,12 @@ def summary(values, interval: tuple[float, float] | None = None) -> dict:
     """
     if np.asarray(values).dtype == bool:
         successes, n = int(np.sum(values)), int(np.size(values))
-        return {"mean": successes / n, "ci95": wilson_interval(successes, n), "values": [successes], "n": n}
+        return {
+            "mean": successes / n,
+            "ci95": wilson_interval(successes, n),
+            "values": np.asarray(values, dtype=int).ravel().tolist(),
+            "n": n,
+        }
     numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
         raise ValueError("a metric needs one or more finite numbers")
@@ -59,12 +64,17 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return 0.0 if successes == 0 else low, 1.0 if successes == n else high
 
 
-def paired(a: ArrayLike, b: ArrayLike) -> dict:
-    """difference (mean of a - b), its ci95, two-sided p of the paired t-test, n; raises ValueError for unequal lengths."""
+def paired(a: ArrayLike, b: ArrayLike, test_over_train: float = 0.0) -> dict:
+    """difference (mean of a - b), its ci95, two-sided p of the paired t-test, n; raises ValueError for unequal lengths.
+
+    Values from overlapping folds are not independent: give the ratio of test to training rows, and the variance is that of the
+    corrected resampled t-test, (1 / n + test_over_train) times the sample variance (Nadeau & Bengio 2003).
+    """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
         raise ValueError("a paired comparison needs two equally long lists of at least two numbers")
-    difference = first - second
-    constant = np.ptp(difference) == 0
-    p = float(difference[0] == 0) if constant else float(scipy_stats.ttest_rel(first, second).pvalue)
-    return {"difference": difference.mean(), "ci95": mean_interval(difference), "p": p, "n": len(difference)}
+    difference, n = first - second, len(first)
+    mean, spread = difference.mean(), difference.std(ddof=1) * np.sqrt(1 / n + test_over_train)
+    half = scipy_stats.t.ppf(0.975, n - 1) * spread
+    p = 2 * scipy_stats.t.sf(abs(mean) / spread, n - 1) if spread > 0 else float(mean == 0)
+    return {"difference": mean, "ci95": (mean - half, mean + half), "p": float(p), "n": n}

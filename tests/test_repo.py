@@ -4,15 +4,20 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 from packaging.requirements import Requirement
 
-from shared import docs, sprints
+from shared import docs, runlog, sprints
+from shared.report import read_all
 
 ROOT = sprints.ROOT
 SPRINTS = sprints.discover()
@@ -23,15 +28,19 @@ LARGE_FILES = ("sprints/00_pocket_brain/results/model/",)  # may be above 1 MB
 PROSE = [ROOT / "README.md", *sorted(ROOT.glob("sprints/*/README.md")), *sorted(ROOT.glob("sprints/*/docs/*.md"))]
 
 
-def tracked(*patterns: str) -> list[Path]:
-    """Files that git tracks, or would track; every file where this is no git checkout (an unpacked archive)."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        return [
-            path for pattern in patterns or ("*",) for path in ROOT.rglob(pattern) if ".venv" not in path.parts and path.is_file()
-        ]
-    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+def files(*folders: str, suffix: str = "") -> list[Path]:
+    """The files of the repository (in these folders): what git tracks or would track; without git, what stands in the known places."""
+    try:
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):  # an unpacked archive
+        places = [ROOT, *(ROOT / name for name in ("shared", "sprints", "tests", "docs"))]
+        found = [path for place in places for path in (place.glob("*") if place == ROOT else place.rglob("*"))]
+        listed = [path.relative_to(ROOT).as_posix() for path in found if path.suffix not in (".pyc", ".db")]
+    wanted = [
+        name for name in listed if name.endswith(suffix) and (not folders or name.startswith(tuple(f"{f}/" for f in folders)))
+    ]
+    return [ROOT / name for name in wanted if (ROOT / name).is_file()]
 
 
 def imports(path: Path) -> set[str]:
@@ -46,14 +55,14 @@ def imports(path: Path) -> set[str]:
 
 
 def test_shared_knows_no_sprint_and_sprints_do_not_know_each_other():
-    for path in tracked("shared/*.py"):
+    for path in files("shared", suffix=".py"):
         assert not [name for name in imports(path) if name.startswith("sprints")], path
-    for path in tracked("sprints/*.py"):
+    for path in files("sprints", suffix=".py"):
         assert not [name for name in imports(path) if name.startswith(("sprints", "..", "tests"))], path
 
 
 def test_names():
-    for path in tracked("sprints/*.py", "shared/*.py", "tests/*.py"):
+    for path in files("sprints", "shared", "tests", suffix=".py"):
         assert path.name != "__init__.py" or path.parent == ROOT / "shared", f"{path}: would shadow the standard library's `code`"
         assert path.stem not in sys.stdlib_module_names, f"{path} bears the name of a standard module"
         assert path.stem not in ("utils", "helpers", "misc"), f"{path}: name the file by what it does"
@@ -63,7 +72,7 @@ def test_names():
 
 
 def test_files_are_short_small_and_free_of_foreign_paths():
-    for path in tracked():
+    for path in files():
         name = path.relative_to(ROOT).as_posix()
         assert path.stat().st_size <= 1_000_000 or name.startswith(LARGE_FILES), f"{name} is above 1 MB"
         if path.suffix in (".py", ".md", ".toml", ".json", ".yml", ".yaml", ".html", ""):
@@ -75,7 +84,7 @@ def test_files_are_short_small_and_free_of_foreign_paths():
 
 def test_nothing_is_unpickled():
     """Weights come from safetensors; pickle runs whatever a file's author wanted."""
-    for path in tracked("shared/*.py", "sprints/*.py"):
+    for path in files("shared", "sprints", suffix=".py"):
         assert not {"pickle", "joblib", "dill", "cloudpickle", "shelve"} & imports(path), path
         assert not re.search(r"\btorch\.load\(|allow_pickle=True", path.read_text(encoding="utf-8")), path
 
@@ -118,6 +127,10 @@ def test_recorded_report_is_complete(path):
     assert not report["smoke"]
     assert report["conclusion"] and report["observations"]
     assert report["experiment"] == path.parent.name and report["sprint"] == path.parents[2].name
+    program = import_module(report["command"].split()[2])
+    published = json.loads(json.dumps(asdict(program.Args())))
+    aside = {*asdict(runlog.Args()), "only"}  # device and the like; `only` picks experiments and changes none
+    assert {k: v for k, v in report["args"].items() if k not in aside} == {k: v for k, v in published.items() if k not in aside}
 
 
 def check_report(path: Path) -> dict:
@@ -145,6 +158,15 @@ def test_each_metric_key_stands_in_one_report():
             seen[key] = path
 
 
+@pytest.mark.parametrize("sprint", SPRINTS, ids=lambda sprint: sprint.folder.name)
+def test_headlines_are_recorded(sprint):
+    """The metrics a sprint answers for stand in its reports (a sprint without any report yet has none)."""
+    found = read_all(sprint.folder / "results")
+    keys = {key for report in found.values() for key in report["metrics"]}
+    assert not found or set(sprint.headlines) <= keys, f"missing: {set(sprint.headlines) - keys}"
+    assert sprint.headlines
+
+
 def test_rendered_documents_are_fresh():
     stale = [str(path.relative_to(ROOT)) for path, text in docs.documents().items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"stale: {', '.join(stale)}; run `make docs`"
@@ -168,11 +190,11 @@ def test_every_number_in_prose_is_rendered(path):
         r"arXiv:\S+",
     ]
     text = re.sub("|".join(exempt), "", text, flags=re.S | re.M)
-    typed = re.findall(r"\d+\.\d+|\d+ ?%|\d+ ?(?:x|×|ms|s|seconds|minutes|MB|GB|MiB|points)\b", text)
+    typed = re.findall(r"\d+\.\d+|\d+ ?%|\d+ ?(?:x|×|ms|s|seconds|minutes|MB|GB|MiB|points|percent|times|passes)\b", text)
     assert not typed, f"typed by hand: {typed}"
 
 
-@pytest.mark.parametrize("path", tracked("*.md"), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", files(suffix=".md"), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_and_commands_in_documents_exist(path):
     text = path.read_text(encoding="utf-8")
     here = path.parent if "sprint_template" not in path.parts else ROOT / "sprints" / "NN"
@@ -183,6 +205,11 @@ def test_links_and_commands_in_documents_exist(path):
     named = set(re.findall(r"^ *\$? ?make ((?:(?!ARGS|DEVICE)[a-z0-9_-]+ ?)+)", text, re.M)) | set(
         re.findall(r"`make ([a-z0-9_-]+)", text)
     )
+    for name, step, line in re.findall(
+        r'make ([a-z0-9_]+)-(train|eval|generate|bench) ARGS="?([^"\n#]*?)"?(?:\s{2,}|`|$)', text, re.M
+    ):
+        if sprint := next((sprint for sprint in SPRINTS if sprint.name == name), None):
+            tyro.cli(import_module(sprint.module(step)).Args, args=shlex.split(line))  # exits, that is fails, on a wrong flag
     for words in named:
         for target in words.split():
             known = target in targets or target.startswith(("template_name-", "my_sprint-"))
@@ -207,7 +234,7 @@ def test_lock_pins_what_pyproject_asks():
 
 def test_new_sprint_passes_these_tests(tmp_path):
     """`make new-sprint` gives a folder that is complete, runs, and renders."""
-    for path in tracked():
+    for path in files():
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())

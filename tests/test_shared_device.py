@@ -15,19 +15,29 @@ import numpy as np
 import pytest
 import torch
 
-from shared import data, device
+from shared import data, device, environment
 from shared.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 APPLE = sys.platform == "darwin" and platform.machine() == "arm64"
 MLX = importlib.util.find_spec("mlx") is not None
-HERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "mlx": MLX}
 
 
-def python(code: str, **environment: str) -> Any:
+def mps() -> bool:
+    """Hosted macOS machines report an Apple GPU that cannot allocate."""
+    try:
+        return torch.backends.mps.is_available() and torch.zeros(1, device="mps").item() == 0
+    except RuntimeError:
+        return False
+
+
+HERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps(), "mlx": MLX}
+
+
+def python(code: str, **variables: str) -> Any:
     """Run code in a fresh interpreter and return what it prints, as JSON."""
-    command = [sys.executable, "-c", f"import json, os, sys; from shared import device; {code}"]
-    output = subprocess.check_output(command, cwd=ROOT, env=os.environ | environment, text=True)
+    command = [sys.executable, "-c", f"import json, os, sys; from shared import device, environment; {code}"]
+    output = subprocess.check_output(command, cwd=ROOT, env=os.environ | variables, text=True)
     return json.loads(output)
 
 
@@ -99,7 +109,7 @@ def test_errors_and_names_belong_together():
 
 def test_a_numpy_program_imports_nothing_heavy():
     heavy = "{'torch', 'mlx', 'pandas', 'sklearn', 'rich'}"
-    light = "import shared.data; device.pick(supported=('cpu',)); device.seed_everything(0); device.describe_machine()"
+    light = "import shared.data; device.pick(supported=('cpu',)); device.seed_everything(0); environment.describe_machine()"
     show = f"print(json.dumps(sorted({heavy} & set(sys.modules))))"
     assert python(f"{light}; {show}") == []
     assert python(f"device.pick(supported=('cpu', 'cuda')); {show}") == ["torch"]  # the probe does see an import
@@ -137,7 +147,7 @@ def test_seed_out_of_range_is_refused(seed):
 
 
 def test_describe_machine():
-    machine = device.describe_machine()
+    machine = environment.describe_machine()
     assert json.loads(json.dumps(machine)) == machine
     assert machine["cpu"] and machine["python"] == platform.python_version() and machine["os"] == platform.platform()
     assert machine["physical_cores"] is None or 1 <= machine["physical_cores"] <= machine["logical_cores"]
@@ -152,7 +162,7 @@ def test_describe_machine():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can restrict a process to some CPUs")
 def test_only_usable_cores_count():
     cpu = min(os.sched_getaffinity(0))
-    machine = python(f"os.sched_setaffinity(0, {{{cpu}}}); print(json.dumps(device.describe_machine()))")
+    machine = python(f"os.sched_setaffinity(0, {{{cpu}}}); print(json.dumps(environment.describe_machine()))")
     assert machine["logical_cores"] == 1 and machine["physical_cores"] in (1, None)
 
 
@@ -170,13 +180,13 @@ def test_nvidia_smi_is_asked_but_not_trusted(tmp_path, script, accelerators):
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     start = time.monotonic()
-    machine = python("print(json.dumps(device.describe_machine()))", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    machine = python("print(json.dumps(environment.describe_machine()))", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert [(gpu["name"], gpu["memory_gib"]) for gpu in machine["accelerators"]] == accelerators
     assert time.monotonic() - start < 10
 
 
 def test_versions():
-    assert device.versions(["numpy", "no-such-package"]) == {
+    assert environment.versions(["numpy", "no-such-package"]) == {
         "numpy": np.__version__,
         "no-such-package": "not installed",
     }

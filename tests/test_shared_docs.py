@@ -91,6 +91,21 @@ def test_unknown_blocks_are_refused(root, text):
         docs.documents(root)
 
 
+@pytest.mark.parametrize(
+    "text", ["<!-- value: score --> my prose, and <!-- value: score -->1<!-- /value -->", "<!-- begin: metrics first -->\nmy prose"]
+)
+def test_a_forgotten_end_is_an_error_and_eats_nothing(root, text):
+    path = root / "sprints" / "00_trial" / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="not closed"):
+        docs.documents(root)
+
+
+def test_interval_digits_tell_it_from_a_point():
+    metric = {"mean": 0.997418, "ci95": [0.99738, 0.99744], "unit": "", "n": 9}
+    assert report.value(metric, "interval") == "0.99742 [0.99738, 0.99744]"
+
+
 def test_missing_reports_and_metrics_say_so(root):
     path = root / "sprints" / "00_trial" / "README.md"
     path.write_text("<!-- begin: metrics second -->\n<!-- end: metrics -->\n<!-- value: speed -->1<!-- /value -->")

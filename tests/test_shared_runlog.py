@@ -21,9 +21,14 @@ from shared import data, runlog, stats, tracking
 PROGRAM = runlog.ROOT / "sprints" / "06_logistic_regression" / "code" / "train.py"  # any sprint will do
 
 
+@dataclass
+class Args(runlog.Args):
+    seeds: int = 6
+
+
 @pytest.fixture
 def args(tmp_path):
-    return runlog.Args(out=tmp_path, mlflow=False)
+    return Args(out=tmp_path, mlflow=False)
 
 
 def record(args, experiment="trial", fail=None):
@@ -82,6 +87,8 @@ def test_figures_of_an_earlier_run_go(args):
 def test_smoke_and_default_write_to_different_places():
     smoke = runlog.Run(runlog.Args(smoke=True), str(PROGRAM), "x", title="", objective="", setup={})
     default = runlog.Run(runlog.Args(), str(PROGRAM), "x", title="", objective="", setup={})
+    custom = runlog.Run(Args(seeds=7), str(PROGRAM), "x", title="", objective="", setup={})
+    assert custom.folder == runlog.ROOT / "runs" / "custom" / "06_logistic_regression" / "x"  # results/ is for the defaults
     assert smoke.folder == runlog.ROOT / "runs" / "smoke" / "06_logistic_regression" / "x"
     assert default.folder == PROGRAM.parents[1] / "results" / "x"
 
@@ -98,7 +105,7 @@ def test_a_metric_is_recorded_once_and_finite(args):
 
 
 PROGRAM_TEXT = '''"""A program for tests."""
-import sys, time
+import signal, sys, time
 from dataclasses import dataclass
 from shared import runlog
 from shared.errors import UserError
@@ -109,6 +116,7 @@ class Args(runlog.Args):
     """What goes wrong."""
 
 def main(args):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background has it ignored
     print("started", flush=True)
     if args.mode == "mend":
         raise UserError("put the file there")
@@ -183,6 +191,15 @@ def test_paired_is_scipys_and_antisymmetric(pairs):
         assert there["p"] == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
 
 
+def test_overlapping_folds_widen_the_interval():
+    """The corrected resampled t-test (Nadeau & Bengio 2003): variance factor 1/n + test/train in place of 1/n."""
+    a, b = np.random.default_rng(0).standard_normal((2, 25)) + np.array([[0.5], [0]])
+    plain, corrected = stats.paired(a, b), stats.paired(a, b, test_over_train=1 / 4)
+    ratio = np.diff(corrected["ci95"]) / np.diff(plain["ci95"])
+    assert ratio == pytest.approx(np.sqrt((1 / 25 + 1 / 4) * 25))
+    assert corrected["p"] > plain["p"]
+
+
 def test_booleans_are_proportions():
     summary = stats.summary(np.array([True, True, False, True]))
     assert summary["mean"] == 0.75 and summary["n"] == 4
@@ -209,7 +226,7 @@ def check_mirror(uri: str, report: dict) -> None:
     assert run.info.status == "FINISHED" and run.info.run_name == "trial"
     assert run.data.metrics["score"] == 2.5
     assert run.data.metrics["score_low"] == pytest.approx(report["metrics"]["score"]["ci95"][0])
-    assert run.data.params["device"] == "auto" and run.data.tags["conclusion"] == "It works."
+    assert run.data.params["device"] == "auto" and run.data.params["seeds"] == "6" and run.data.tags["conclusion"] == "It works."
     assert run.inputs
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == report["data"]["numbers"]["sha256"][:36]
@@ -251,13 +268,13 @@ def server(tmp_path_factory):
 def test_mirror_in_a_local_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run = record(runlog.Args(out=tmp_path / "out"))  # mlflow=True: the path that users take
+    run = record(Args(out=tmp_path / "out"))  # mlflow=True: the path that users take
     check_mirror(f"sqlite:///{tmp_path}/mlflow.db", run.report)
 
 
 def test_mirror_on_a_server(tmp_path, monkeypatch, server):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    run = record(runlog.Args(out=tmp_path))
+    run = record(Args(out=tmp_path))
     check_mirror(server.uri, run.report)
 
 
@@ -267,7 +284,7 @@ def test_a_tracker_that_is_down_loses_nothing(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     start = time.perf_counter()
-    run = record(runlog.Args(out=tmp_path))
+    run = record(Args(out=tmp_path))
     assert time.perf_counter() - start < 30
     assert json.loads((run.folder / "report.json").read_text())["conclusion"] == "It works."
     assert "not mirrored" in capsys.readouterr().out

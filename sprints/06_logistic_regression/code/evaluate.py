@@ -25,8 +25,6 @@ class Args(runlog.Args):
     """Seeds of the synthetic experiments (a third of it for separable, five times for overlap)."""
     steps: int = 100_000
     """Gradient steps on separable data."""
-    datasets: tuple[str, ...] = ("breast_cancer", "digits")
-    """Real data sets: breast_cancer, digits (ship with scikit-learn), mnist (downloaded, or in $SPRINTS_DATA)."""
     repeats: int = 5
     """Repeats of the 5-fold cross-validation."""
 
@@ -35,17 +33,18 @@ EXPERIMENTS = {
     "separable": lambda args: synthetic.separable(args, range(max(2, args.seeds // 3)), args.steps),
     "overlap": lambda args: synthetic.overlap(args, range(5 * args.seeds)),
     "step_size": lambda args: synthetic.step_size(args, range(args.seeds)),
-    "real_data": lambda args: real.parity(args, args.datasets, args.repeats),
+    "real_data": lambda args: real.parity(args, ("breast_cancer",) if args.smoke else REAL, args.repeats),
     "calibration": lambda args: real.calibration(args, args.repeats),
 }
 
 
 def main(args: Args) -> dict:
-    for flag, names, known in (("--only", args.only, tuple(EXPERIMENTS)), ("--datasets", args.datasets, REAL)):
-        if unknown := set(names) - set(known):
-            raise UserError(f"{flag}: there is no {', '.join(sorted(unknown))}; there is: {', '.join(known)}")
+    if unknown := set(args.only) - set(EXPERIMENTS):
+        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    if min(args.seeds, args.repeats) < 2 or args.steps < 100:
+        raise UserError("--seeds and --repeats must be at least 2, --steps at least 100")
     if args.smoke:
-        args.seeds, args.steps, args.repeats, args.datasets = 2, 200, 2, ("breast_cancer",)
+        args.seeds, args.steps, args.repeats = 2, 200, 2
     return {name: EXPERIMENTS[name](args) for name in args.only or EXPERIMENTS}
 
 

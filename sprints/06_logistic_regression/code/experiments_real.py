@@ -32,7 +32,7 @@ def parity(args: runlog.Args, datasets: Sequence[str], repeats: int) -> dict:
             "Optimisation": "ours: newton, lbfgs, nesterov; scikit-learn: newton-cholesky, tol 1e-13; accuracy: "
             f"{repeats} x 5 stratified folds",
         },
-        seeds=range(repeats),
+        seeds=[0],
     ) as run:
         errors, losses = {}, {}
         for name in datasets:
@@ -46,27 +46,25 @@ def parity(args: runlog.Args, datasets: Sequence[str], repeats: int) -> dict:
                 errors[name, solver] = relative_error(model.coef_, twin.coef_)
                 losses[name, solver] = abs(model.loss_ - objective_of(twin, X, y)) / model.loss_
             accuracy(run, repeats, name, *real(name)[:2])
-        exact = [errors[name, solver] for name in datasets for solver in ("newton", "lbfgs")]
-        run.metric(
-            "coefficient_relative_error",
-            exact,
-            higher_is_better=False,
-            meaning="||ours - scikit-learn|| / ||scikit-learn|| of the coefficients (newton and lbfgs on each data set)",
+        exact = max(errors[name, solver] for name in datasets for solver in ("newton", "lbfgs"))
+        for key, worst, meaning in (
+            (
+                "coefficient_relative_error",
+                exact,
+                "||ours - scikit-learn|| / ||scikit-learn||, the worst of newton and lbfgs on all data sets",
+            ),
+            (
+                "coefficient_relative_error_nesterov",
+                max(errors[n, "nesterov"] for n in datasets),
+                "the same for nesterov, a first-order method",
+            ),
+            ("loss_relative_error", max(losses.values()), "relative difference of the penalised loss, the worst of all"),
+        ):
+            run.metric(key, worst, higher_is_better=False, meaning=meaning)
+        run.observe(f"The largest relative difference of newton and lbfgs to scikit-learn's coefficients is {exact:.1e}.")
+        run.conclude(
+            f"The coefficients agree with scikit-learn's to a relative {exact:.0e}, the loss to {max(losses.values()):.0e}."
         )
-        run.metric(
-            "coefficient_relative_error_nesterov",
-            [errors[name, "nesterov"] for name in datasets],
-            higher_is_better=False,
-            meaning="the same for nesterov, a first-order method",
-        )
-        run.metric(
-            "loss_relative_error",
-            list(losses.values()),
-            higher_is_better=False,
-            meaning="relative difference of the penalised loss",
-        )
-        run.observe(f"The largest relative difference of newton and lbfgs to scikit-learn's coefficients is {max(exact):.1e}.")
-        run.conclude("From scratch does not mean different: the coefficients agree with scikit-learn's to rounding.")
     return run.report
 
 
@@ -97,8 +95,16 @@ def accuracy(run: runlog.Run, repeats: int, name: str, X: np.ndarray, y: np.ndar
             higher_is_better=True,
             meaning=f"{name}: cross-validated accuracy, {label}; the interval is over repeats of the folds",
         )
-    run.compare(f"{name}_ours_minus_majority", scores["ours"], scores["majority"], names=("ours", "majority class"))
-    run.compare(f"{name}_ours_minus_scikit_learn", scores["ours"], scores["scikit-learn"], names=("ours", "scikit-learn"))
+    run.compare(
+        f"{name}_ours_minus_majority", scores["ours"], scores["majority"], names=("ours", "majority class"), test_over_train=1 / 4
+    )
+    run.compare(
+        f"{name}_ours_minus_scikit_learn",
+        scores["ours"],
+        scores["scikit-learn"],
+        names=("ours", "scikit-learn"),
+        test_over_train=1 / 4,
+    )
 
 
 def calibration(args: runlog.Args, repeats: int) -> dict:
@@ -129,16 +135,16 @@ def calibration(args: runlog.Args, repeats: int) -> dict:
             run.metric(f"ece_{key}", ece[label], higher_is_better=False, meaning=f"expected calibration error, {label}")
             losses = [-np.log(np.clip(np.where(y == 1, p, 1 - p), 1e-15, 1)).mean() for p in probabilities]
             run.metric(f"log_loss_{key}", losses, unit="nats", higher_is_better=False, meaning=f"out-of-fold log-loss, {label}")
-        run.compare("ece_none_minus_l2", ece["no penalty"], ece["l2 = 1"], names=("no penalty", "l2 = 1"))
         best = min(ece, key=lambda label: float(np.mean(ece[label])))
         run.observe(f"Expected calibration error: {', '.join(f'{label} {np.mean(values):.3f}' for label, values in ece.items())}.")
         run.observe(
-            "Without a penalty the training folds are separable: the model is sure of everything, and its errors are sure errors."
+            "The log-loss without a penalty is where the solver stopped: the training folds are separable, so a smaller tolerance "
+            "makes the model surer, and its errors dearer."
         )
-        run.conclude(f"A penalty is what makes probabilities usable: {best} is calibrated best.")
+        run.conclude(f"Of {', '.join(strengths)}, {best} is calibrated best.")
         with runlog.style() as plt:
             run.figure(
-                figures.reliability(plt, groups, "Reliability"),
+                figures.reliability(plt, groups, repeats),
                 "reliability",
                 shows="Observed share of positives against predicted probability, out of fold; area: rows, bars: 95 % intervals.",
                 matters="Points on the diagonal are probabilities that mean what they say.",

@@ -159,16 +159,19 @@ def step_size(plt, multiples: Array, outcomes: Array, measured: Array, local: Ar
     return figure
 
 
-def reliability(plt, groups: dict[str, tuple[Array, Array, Array]], title: str):
-    """Observed share of positives against predicted probability, per model: (mean prediction, share, rows) of each bin."""
+def reliability(plt, groups: dict[str, tuple[Array, Array, Array]], repeats: int):
+    """Observed share of positives against predicted probability, per model: (mean prediction, share, rows) of each bin.
+
+    Every row was predicted `repeats` times; the intervals count it once."""
     figure, panels = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.9), sharey=True)
     for index, (axes, (name, (predicted, observed, rows))) in enumerate(zip(panels, groups.items(), strict=True)):
-        low, high = np.transpose([wilson_interval(round(share * n), n) for share, n in zip(observed, rows, strict=True)])
+        once = np.maximum(rows // repeats, 1)
+        low, high = np.transpose([wilson_interval(round(share * n), n) for share, n in zip(observed, once, strict=True)])
         error = np.maximum([observed - low, high - observed], 0)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1.2)
         axes.errorbar(predicted, observed, yerr=error, fmt="none", color=f"C{index}", alpha=0.6, linewidth=1.2)
         axes.scatter(predicted, observed, s=10 + 160 * rows / rows.sum(), color=f"C{index}", zorder=3)
-        axes.set(xlabel="predicted probability", title=f"{title}: {name}", xlim=(-0.05, 1.05), ylim=(-0.03, 1.03))
+        axes.set(xlabel="predicted probability", title=f"reliability: {name}", xlim=(-0.05, 1.05), ylim=(-0.03, 1.03))
     panels[0].set_ylabel("observed share")
     figure.tight_layout()
     return figure

@@ -1,4 +1,4 @@
-"""A scikit-learn compatible logistic regression whose every solver is written out in `solvers.py`.
+"""A scikit-learn compatible logistic regression whose every solver is written out in `solvers.py` and `descent.py`.
 
 from sprints... import LogisticRegression       (import_module("sprints.06_logistic_regression.code.logistic_regression"))
 model = LogisticRegression(solver="newton", l2=1.0).fit(X, y)
@@ -15,8 +15,9 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted, validate_data
 
+from .descent import AveragedSGD, averaged_sgd, gradient_descent, sgd_epoch
 from .objective import Array, Objective
-from .solvers import AveragedSGD, Solution, averaged_sgd, gradient_descent, lbfgs, newton, sgd_epoch
+from .solvers import Solution, lbfgs, newton
 
 Solver = Literal["auto", "newton", "lbfgs", "gd", "momentum", "nesterov", "sgd"]
 NEWTON_PARAMETERS = 300  # up to here "auto" means newton; beyond, its Hessian costs more than lbfgs's extra passes
@@ -89,15 +90,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         `classes` (all labels that will ever arrive) is needed when there was no call of fit or partial_fit before.
         """
         self._check_parameters()
-        known = getattr(self, "classes_", None)
+        known = self.classes_ if hasattr(self, "coef_") else None
         if known is None and classes is None:
             raise ValueError("classes must be given at the first call of partial_fit: all labels that will ever arrive")
         first = known is None
         X, codes, weights = self._validate(X, y, sample_weight, np.unique(np.asarray(classes)) if first else known, reset=first)
+        assert_all_finite(X, input_name="X", estimator_name=type(self).__name__)
         with self._objective(X, codes, weights) as objective:
             if not hasattr(self, "_stream"):
                 start = np.zeros(objective.size) if first else objective.pack(self.coef_, self.intercept_)
                 self._stream = AveragedSGD(start, self.learning_rate)
+            self._stream.rows += objective.n
+            objective.l2 *= objective.n / self._stream.rows  # l2 counts once for all rows so far, however they are cut into pieces
             sgd_epoch(objective, self._stream, self.batch_size, check_random_state(self.random_state))
             self._set_coefficients(objective, self._stream.average)
         return self
@@ -182,7 +186,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self._set_coefficients(objective, solution.theta)
         self.converged_, self.n_iter_, self.loss_ = (
             solution.converged,
-            max(1, len(solution.loss) - 1),
+            max(1, solution.iterations),
             solution.loss[-1],
         )
         self.history_ = {name: getattr(solution, name) for name in ("loss", "gradient_norm", "coef_norm", "seconds")}
@@ -192,8 +196,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = coef.astype(objective.X.dtype), intercept.astype(objective.X.dtype)
 
     def _warn(self, objective: Objective, solution: Solution) -> None:
-        # A sum of losses below log 2 proves that every row is on its side of the plane: separable, without another pass.
-        if self.l2 == 0 and objective.weights is None and solution.loss[-1] * objective.n < np.log(2):
+        # A sum of losses below log 2 proves that every row is on its side of the plane: separable, without another pass. (With
+        # weights: a sum below the least of them times log 2.)
+        least = 1.0 if objective.weights is None else float(objective.weights[objective.weights > 0].min())
+        if self.l2 == 0 and solution.loss[-1] * objective.total < least * np.log(2):
             warnings.warn(
                 "the classes are separable, so without a penalty the loss has no minimum and the coefficients are only "
                 f"where {type(self).__name__} stopped: set l2 > 0",

@@ -14,9 +14,10 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Objective:
         self._stack = ExitStack()
 
     def __enter__(self):
-        self._stack.enter_context(_blas().limit(limits=1, user_api="blas"))
+        self._stack.enter_context(_single_threaded_blas())
         if self.threads > 1:
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads - 1))
         return self
@@ -87,9 +88,11 @@ class Objective:
             fit_intercept=self.fit_intercept,
             threads=self.threads,
         )
-        part.l2 = self.l2 * part.total / self.total
+        # As if every part had its share of the weights: the parts' gradients then average to the gradient of the whole.
+        share = part.n / self.n
+        part.total, part.l2 = self.total * share, self.l2 * share
         part._pool, part.bytes_read, part._role = self._pool, self.bytes_read, "subset"
-        self.bytes_read["subset"] += part.X.nbytes  # for the copy
+        self.bytes_read["subset"] += part.n * self.d * self.X.itemsize  # for the copy
         return part
 
     def unpack(self, theta: Array) -> tuple[Array, Array]:
@@ -243,6 +246,25 @@ class Objective:
 def _blas() -> ThreadpoolController:
     """Finding the loaded BLAS libraries takes milliseconds, longer than a small fit: once per process."""
     return ThreadpoolController()
+
+
+_limit_lock, _limits = Lock(), []
+
+
+@contextmanager
+def _single_threaded_blas():
+    """One BLAS thread while any fit of this process is inside; the last one out restores the setting."""
+    with _limit_lock:
+        _limits.append(None if _limits else _blas().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            if len(_limits) == 1:
+                _limits[0].restore_original_limits()
+                _limits.clear()
+            else:
+                _limits.pop()  # never the first, which holds the setting to restore
 
 
 def _sum_log(values: Array) -> float:

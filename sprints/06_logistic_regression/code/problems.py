@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from shared import data
-
 ORIGINAL_MEAN = 2.0  # the original's blobs sit at (-2, -2) and (2, 2), unit variance
-REAL = ("breast_cancer", "digits", "mnist")
+REAL = ("breast_cancer", "digits")
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,7 @@ def separable(n_per_class: int, margin: float, rng: np.random.Generator) -> tupl
 
 
 def real(name: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """X, y and the source of a real data set; breast_cancer and digits ship with scikit-learn, mnist is fetched."""
-    if name == "mnist":
-        X, y = (data.read_idx(data.fetch(f"mnist/train-{part}")) for part in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"))
-        return X.reshape(len(X), -1) / 255.0, y.astype(np.int64), "MNIST training set (LeCun, CC BY-SA 3.0)"
+    """X, y and the source of one of REAL, which ship with scikit-learn."""
     from sklearn.datasets import load_breast_cancer, load_digits
 
     X, y = (load_breast_cancer if name == "breast_cancer" else load_digits)(return_X_y=True)

@@ -1,8 +1,8 @@
-"""Solvers for `Objective`: gd, momentum, nesterov, lbfgs, newton, averaged sgd. Each returns a `Solution` with its whole history.
+"""The solvers `newton` and `lbfgs`, and the `Solution` that every solver returns.
 
-`newton` and `lbfgs` are one method: L-BFGS (Nocedal & Wright, alg. 7.4) around a metric that approximates the inverse Hessian.
+They are one method: L-BFGS (Nocedal & Wright, alg. 7.4) around a metric that approximates the inverse Hessian.
 For lbfgs the metric is a multiple of the identity; for newton it is the Cholesky factor of a Hessian. On large data both first
-solve a strided sample, whose optimum lies within the statistical error of the full one, and keep what they learned of its
+solve a random sample, whose optimum lies within the statistical error of the full one, and keep what they learned of its
 curvature: newton its Hessian, lbfgs its pairs. The full data is then read for a handful of gradients only, never for a Hessian
 (sub-sampled Newton: Byrd et al. 2011).
 """
@@ -21,7 +21,8 @@ from .objective import Array, Objective
 LARGE = 20_000  # rows from which newton starts on samples
 ROWS_PER_PARAMETER = 50  # of the larger sample at least; with k rows per parameter its Hessian is right to about 1 / sqrt(k)
 SAMPLE_ITERATIONS = 20
-SLOW = 0.7  # a step that leaves more than this share of the gradient calls for an exact Hessian
+SLOW = 0.5  # a step that leaves more than this share of the loss still to be gained calls for an exact Hessian
+STALLED = 10  # steps without any gain, in loss or gradient, after which rounding is taken to be the limit
 MEMORY = 20  # pairs that L-BFGS keeps
 
 
@@ -37,6 +38,7 @@ class Solution:
     coef_norm: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     started: float = field(default_factory=perf_counter, repr=False)
+    starts: int = 1  # entries of the history before the first step
 
     def record(self, objective: Objective, theta: Array, loss: float, gradient: Array) -> float:
         """Append one entry; returns the gradient's 2-norm."""
@@ -53,60 +55,30 @@ class Solution:
         self.seconds.append(perf_counter() - self.started)
         return norm
 
+    @property
+    def iterations(self) -> int:
+        """Steps taken: the start is the first entry of the history (not for sgd, whose entries are epochs)."""
+        return len(self.loss) - self.starts
+
     def stop(self, norm: float, tol: float) -> bool:
         self.converged = norm <= tol
         self.message = f"gradient norm {norm:.3g} {'<=' if self.converged else '>'} tol {tol:.3g}"
         return self.converged
 
 
-def gradient_descent(
-    objective: Objective,
-    theta: Array,
-    *,
-    method: str = "gd",
-    learning_rate: float | None = None,
-    momentum: float = 0.9,
-    max_iter: int = 1000,
-    tol: float = 1e-8,
-) -> Solution:
-    """Full-batch descent with a constant step, 1 / L by default (objective.lipschitz).
-
-    method "gd": plain; "momentum": Polyak's heavy ball; "nesterov": accelerated, restarted whenever the step points uphill
-    (O'Donoghue & Candes 2015). The step is used as given: too large a one diverges, as it should.
-    """
-    step = learning_rate if learning_rate is not None else 1 / objective.lipschitz()
-    solution, velocity, t = Solution(theta), np.zeros_like(theta), 1.0
-    ahead = theta  # where the gradient is taken: theta itself, except for nesterov
-    for _ in range(max_iter):
-        loss, gradient = objective.loss_gradient(ahead)
-        if solution.stop(solution.record(objective, ahead, loss, gradient), tol):
-            return solution
-        if method == "nesterov":
-            following = ahead - step * gradient
-            if gradient @ (following - theta) > 0:
-                t = 1.0
-            t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
-            ahead = following + (t - 1) / t_next * (following - theta)
-            theta, t = following, t_next
-        else:
-            velocity = (momentum * velocity if method == "momentum" else 0) - step * gradient
-            ahead = theta = theta + velocity
-    loss, gradient = objective.loss_gradient(theta)
-    solution.stop(solution.record(objective, theta, loss, gradient), tol)
-    return solution
-
-
 def lbfgs(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8, sampled: bool = True) -> Solution:
     """Limited-memory BFGS around a scaled identity, for many parameters. `sampled`: start on a sample of large data."""
+    started = perf_counter()
     start = _sampled_start(objective, theta, False) if sampled else _Start(theta)
-    return _quasi_newton(objective, start, False, max_iter, tol)
+    return _quasi_newton(objective, start, False, max_iter, tol, started=started)
 
 
 def newton(objective: Objective, theta: Array, *, max_iter: int = 1000, tol: float = 1e-8, sampled: bool = True) -> Solution:
     """Newton's method (IRLS). `sampled`: start on a sample of large data and use its Hessian; otherwise, or where
     that one proves too poor, the exact Hessian of all rows is taken at every step."""
+    started = perf_counter()
     start = _sampled_start(objective, theta, True) if sampled else _Start(theta)
-    return _quasi_newton(objective, start, True, max_iter, tol)
+    return _quasi_newton(objective, start, True, max_iter, tol, started=started)
 
 
 @dataclass
@@ -119,16 +91,20 @@ class _Start:
 
 
 def _sampled_start(objective: Objective, theta: Array, second_order: bool) -> _Start:
-    """The optimum of strided samples (float32 is fine enough for them), with their Hessian or their L-BFGS pairs."""
+    """The optimum of random samples (float32 is fine enough for them), with their Hessian or their L-BFGS pairs."""
     rows = max(objective.n // 16, ROWS_PER_PARAMETER * objective.size)
     if objective.n < LARGE or 2 * rows > objective.n:
         return _Start(theta)
-    start, stride = _Start(theta), objective.n // rows
+    start, stride, rng = _Start(theta), objective.n // rows, np.random.default_rng(0)
     try:
         for every in (4 * stride, stride) if second_order else (stride,):
-            sample = objective.subset(slice(None, None, every), np.float32)
-            noise = math.sqrt(sample.size / sample.n) / 10  # below the sample's own error: more digits would be thrown away
-            start.theta = _quasi_newton(sample, start, second_order, SAMPLE_ITERATIONS, noise).theta
+            # One row of each stretch, at random: a fixed stride could resonate with the order of the rows.
+            first = np.arange(0, objective.n - every + 1, every)
+            sample = objective.subset(first + rng.integers(0, every, len(first)), np.float32)
+            if len(np.unique(sample.y)) < sample.classes or (sample.weights is not None and not sample.weights.any()):
+                return _Start(theta)
+            error = sample.size / (2 * sample.n)  # expected excess of the loss at the sample's optimum: fewer digits will do
+            start.theta = _quasi_newton(sample, start, second_order, SAMPLE_ITERATIONS, 0.0, enough=error / 100).theta
             if second_order:
                 start = _Start(start.theta, _factorise(sample.loss_gradient_hessian(start.theta)[2], sample.K))
     except FloatingPointError:  # too large for float32, or not finite: the full data will tell
@@ -136,12 +112,17 @@ def _sampled_start(objective: Objective, theta: Array, second_order: bool) -> _S
     return start
 
 
-def _quasi_newton(objective: Objective, start: _Start, second_order: bool, max_iter: int, tol: float) -> Solution:
-    """L-BFGS from `start`. `second_order`: take the exact Hessian as metric wherever the present one is missing or poor."""
-    theta, metric, pairs, solution = start.theta, start.metric, start.pairs, Solution(start.theta)
+def _quasi_newton(
+    objective: Objective, start: _Start, second_order: bool, max_iter: int, tol: float, *, enough: float = 0.0, started: float = 0.0
+) -> Solution:
+    """L-BFGS from `start` until the gradient's norm is at most `tol`, or half the Newton decrement (the loss still to be gained)
+    at most `enough`. `second_order`: take the exact Hessian as metric wherever the present one is missing or poor."""
+    theta, metric, pairs = start.theta, start.metric, start.pairs
+    solution = Solution(theta, started=started or perf_counter())
     exact = second_order and metric is None
     loss, gradient, hessian = _evaluate(objective, theta, exact)
-    norm = solution.record(objective, theta, loss, gradient)
+    norm, gain, stalled = solution.record(objective, theta, loss, gradient), math.inf, 0
+    rounding = 10 * float(np.finfo(objective.X.dtype).eps)
     for _ in range(max_iter):
         if solution.stop(norm, tol):
             return solution
@@ -149,22 +130,25 @@ def _quasi_newton(objective: Objective, start: _Start, second_order: bool, max_i
             metric = _factorise(hessian, objective.K)
             pairs.clear()
         direction = -_two_loop(gradient, pairs, metric)
-        step = 1.0 if pairs or metric else min(1.0, 1 / norm)
-        found = _line_search(objective, theta, loss, gradient, direction, step, exact)
-        if found is None:
-            if second_order and not exact:  # a sampled metric has run its course: take the exact one
-                exact, (loss, gradient, hessian) = True, _evaluate(objective, theta, True)
-                continue
-            solution.message += "; the loss cannot be lowered further in floating point"
+        previous_gain, gain = gain, -0.5 * float(gradient @ direction)
+        if gain <= enough and (metric or pairs):
             return solution
-        following, loss, following_gradient, hessian = found
+        if second_order and not exact and gain > SLOW * previous_gain:  # the sampled metric is poor
+            exact, gain, (loss, gradient, hessian) = True, math.inf, _evaluate(objective, theta, True)
+            continue
+        step = 1.0 if pairs or metric else min(1.0, 1 / norm)
+        found = _line_search(objective, theta, loss, gradient, direction, step, exact, rounding)
+        if found is None or stalled == STALLED:
+            solution.message += f"; {objective.X.dtype} cannot lower the loss further"
+            return solution
+        following, following_loss, following_gradient, hessian = found
         s, y = following - theta, following_gradient - gradient
         if s @ y > 1e-16 * np.linalg.norm(s) * np.linalg.norm(y):  # always so on a convex function, but for rounding
             pairs.append((s, y))
-        theta, gradient, previous = following, following_gradient, norm
+        flat = following_loss >= loss - rounding * abs(loss)
+        theta, loss, gradient, best = following, following_loss, following_gradient, min(solution.gradient_norm)
         norm = solution.record(objective, theta, loss, gradient)
-        if second_order and not exact and norm > SLOW * previous:
-            exact, (loss, gradient, hessian) = True, _evaluate(objective, theta, True)
+        stalled = stalled + 1 if flat and norm >= best else 0
     solution.stop(norm, tol)
     return solution
 
@@ -195,11 +179,13 @@ def _factorise(hessian: Array, classes: int) -> Callable[[Array], Array]:
     Scaled to a unit diagonal first, so that the units of the columns do not matter. Softmax ignores a shift common to all classes:
     that direction is filled with ones, which leaves the solution as it is, for no gradient has a part in it.
     """
-    scale = 1 / np.sqrt(np.maximum(np.diag(hessian), np.finfo(np.float64).tiny))
+    diagonal = np.diag(hessian)
+    scale = np.divide(1, np.sqrt(diagonal), out=np.zeros(len(hessian)), where=diagonal > 0)  # a column of zeros stays where it is
     if classes > 1:
         columns = len(hessian) // classes
         scale = np.tile(scale.reshape(classes, columns).min(axis=0), classes)
     scaled = hessian * scale[:, None] * scale
+    scaled[scale == 0, scale == 0] = 1
     if classes > 1:
         scaled += np.kron(np.full((classes, classes), 1 / classes), np.eye(columns))
     try:
@@ -214,66 +200,25 @@ def _factorise(hessian: Array, classes: int) -> Callable[[Array], Array]:
     return lambda v: half @ (half.T @ v)
 
 
-def _line_search(objective: Objective, theta: Array, loss: float, gradient: Array, direction: Array, step: float, hessian: bool):
-    """Backtrack by the secant of the slope until the loss falls enough (Armijo), or, where the loss is flat to rounding, until the
-    slope does (Hager & Zhang 2005, approximate Wolfe). Returns (theta, loss, gradient, hessian), or None when no step helps."""
+def _line_search(
+    objective: Objective, theta: Array, loss: float, gradient: Array, direction: Array, step: float, hessian: bool, rounding: float
+):
+    """Backtrack by the secant of the slope until the loss falls enough (Armijo), or, where the loss is flat to `rounding`, until
+    the slope does (Hager & Zhang 2005, approximate Wolfe). Returns (theta, loss, gradient, hessian), or None when no step helps."""
     slope = gradient @ direction
     if not slope < 0:
         return None
-    for _ in range(40):
+    flat_trials = 0
+    for _ in range(25):
         following = theta + step * direction
         new_loss, new_gradient, new_hessian = _evaluate(objective, following, hessian)
         new_slope = new_gradient @ direction
-        flat = new_loss <= loss + 1e-14 * abs(loss) and abs(new_slope) <= 0.9 * abs(slope)
-        if new_loss <= loss + 1e-4 * step * slope or flat:
+        flat = abs(new_loss - loss) <= rounding * abs(loss)
+        if new_loss <= loss + 1e-4 * step * slope or (flat and abs(new_slope) <= 0.9 * abs(slope)):
             return following, new_loss, new_gradient, new_hessian
+        flat_trials += flat
+        if flat_trials > 3:
+            return None  # the loss says nothing any more, and the secant of the slope should have found its root by now
         secant = float(step * slope / (slope - new_slope)) if np.isfinite(new_slope) and new_slope > slope else 0.0
         step = min(max(secant, 0.1 * step), 0.5 * step)
     return None
-
-
-@dataclass
-class AveragedSGD:
-    """Mini-batch SGD with a constant step and Polyak-Ruppert averaging (Bach & Moulines 2013); keeps its state between calls.
-
-    The step defaults to 1 / (2 c R^2), R^2 = mean squared norm of the first rows seen and c = 1/4 (two classes) or 1/2 (softmax).
-    """
-
-    theta: Array
-    learning_rate: float | None = None
-    steps: int = 0
-    average: Array = field(init=False)
-
-    def __post_init__(self):
-        self.average = self.theta.copy()
-
-    def update(self, batch: Objective) -> None:
-        """One step on the rows of `batch`."""
-        if self.learning_rate is None:
-            bound = 0.25 if batch.K == 1 else 0.5
-            squared = float(np.square(batch.X, dtype=np.float64).sum(axis=1).mean()) + batch.fit_intercept
-            self.learning_rate = 1 / (2 * bound * squared) if squared > 0 else 1.0
-        _, gradient = batch.loss_gradient(self.theta)
-        self.theta = self.theta - self.learning_rate * gradient
-        self.steps += 1
-        self.average += (self.theta - self.average) / self.steps
-
-
-def averaged_sgd(
-    objective: Objective, state: AveragedSGD, *, batch_size: int, rng: np.random.RandomState, max_iter: int, tol: float
-) -> Solution:
-    """`max_iter` epochs of averaged SGD; the history holds the averaged iterate on the full data, once per epoch."""
-    solution = Solution(state.average)
-    for _ in range(max_iter):
-        sgd_epoch(objective, state, batch_size, rng)
-        loss, gradient = objective.loss_gradient(state.average)
-        if solution.stop(solution.record(objective, state.average.copy(), loss, gradient), tol):
-            break
-    return solution
-
-
-def sgd_epoch(objective: Objective, state: AveragedSGD, batch_size: int, rng: np.random.RandomState) -> None:
-    """One shuffled pass over the rows of `objective`."""
-    order = rng.permutation(objective.n)
-    for start in range(0, objective.n, batch_size):
-        state.update(objective.subset(order[start : start + batch_size]))
