@@ -15,6 +15,7 @@ def mirror(report: dict, files: Mapping[str, bytes]) -> str:
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("MLFLOW_LOGGING_LEVEL", "WARNING"),
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
         os.environ.setdefault(name, value)

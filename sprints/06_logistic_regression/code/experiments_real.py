@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLearn
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from shared import data, runlog
 
@@ -85,7 +86,8 @@ def accuracy(run: runlog.Run, repeats: int, name: str, X: np.ndarray, y: np.ndar
     scores = {label: [] for label in models}
     for train, test in run.track(list(folds.split(X, y)), f"{name}: folds"):
         for label, model in models.items():
-            pipeline = make_pipeline(StandardScaler(), model).fit(X[train], y[train])
+            with threadpool_limits(1):  # on tables this small the threads of BLAS and OpenMP only wait for each other
+                pipeline = make_pipeline(StandardScaler(), model).fit(X[train], y[train])
             scores[label].append(pipeline.score(X[test], y[test]))
     for label, values in scores.items():
         by_repeat = np.reshape(values, (repeats, 5)).mean(axis=1)
