@@ -153,11 +153,11 @@ def test_probabilities_of_huge_logits_are_finite_and_sum_to_one(y, scale):
 
 @pytest.mark.filterwarnings("error", "ignore:solver 'sgd'")
 @pytest.mark.parametrize("solver", SOLVERS)
-@two_and_three_classes
-def test_every_solver_reaches_the_same_optimum(solver, y):
-    optimum = ScikitLearn(C=1, solver="newton-cholesky", tol=1e-13).fit(X, y)
-    budget = {"lbfgs": 25, "nesterov": 60, "gd": 150, "momentum": 400, "sgd": 100}.get(solver, 10)  # nesterov below what gd needs
-    model = LogisticRegression(solver, l2=1.0, max_iter=budget, batch_size=16, random_state=0).fit(X, y)
+@pytest.mark.parametrize(("y", "l2"), [(Y, 1.0), (Y3, 1.0), (Y, 2e3)], ids=["two", "three", "strong penalty"])
+def test_every_solver_reaches_the_same_optimum(solver, y, l2):
+    optimum = ScikitLearn(C=1 / l2, solver="newton-cholesky", tol=1e-13).fit(X, y)
+    budget = {"lbfgs": 25, "nesterov": 60, "gd": 300, "momentum": 400, "sgd": 100}.get(solver, 10)  # nesterov below what gd needs
+    model = LogisticRegression(solver, l2=l2, max_iter=budget, batch_size=16, random_state=0).fit(X, y)
     distance = 0.05 if solver == "sgd" else 1e-5
     np.testing.assert_allclose(model.coef_, optimum.coef_, atol=distance)
     np.testing.assert_allclose(model.predict_proba(X), optimum.predict_proba(X), atol=distance)
@@ -169,11 +169,11 @@ def test_every_solver_reaches_the_same_optimum(solver, y):
 def test_large_data_is_read_seldom_and_a_misleading_sample_survived(kind):
     rows, rare = np.arange(len(LARGE_X)), np.arange(len(LARGE_X)) % 16_384 == 1
     labels = {"rare class": 1 * rare, "softmax": LARGE_Y + (rows % 3 == 0), "periodic class": LARGE_Y | (rows % 16 == 0)}
-    A, y, l2, tol = 10 * LARGE_X, labels.get(kind, LARGE_Y), 1e4 * (kind == "softmax"), 1e-10 if "rare" in kind else 1e-8
+    A, y, l2, tol = 10 * LARGE_X, labels.get(kind, LARGE_Y), 1e5 * (kind == "softmax"), 1e-8 if kind == "plain" else 1e-10
     A[:, 2] *= rare | (kind != "rare column")  # an indicator that a sample hardly sees
-    weights = 1.0 * (rows % 64 == 1) if kind == "few weights" else None
+    weights = 1.0 * (rows % 4096 == 1) if kind == "few weights" else None
     twin = ScikitLearn(C=1 / l2 if l2 else np.inf, solver="newton-cholesky", tol=1e-10).fit(A, y, weights).coef_
-    for solve, reads in ((solvers.newton, 7), (solvers.lbfgs, 20)):
+    for solve, reads in ((solvers.newton, 7 if kind == "plain" else 20), (solvers.lbfgs, 20)):
         with Objective(A, y, y.max() + 1, weights=weights, l2=l2) as made:
             solution = solve(made, np.zeros(made.size), tol=tol)
         assert solution.converged and np.linalg.norm(made.unpack(solution.theta)[0] - twin) < 1e-6 * np.linalg.norm(twin)
@@ -181,10 +181,10 @@ def test_large_data_is_read_seldom_and_a_misleading_sample_survived(kind):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", ["duplicate", "collinear", "constant", "zero", "units"])
+@pytest.mark.parametrize("kind", ["double", "collinear", "constant", "zero", "units"])
 @two_and_three_classes
 def test_newton_solves_degenerate_columns(kind, y):
-    added = {"duplicate": X, "collinear": X @ [1, 2], "constant": np.full(400, 5.0), "zero": np.zeros(400)}
+    added = {"double": X + 1e-9 * np.sin(1e3 * X), "collinear": X @ [1, 2], "constant": np.full(400, 5.0), "zero": np.zeros(400)}
     A = X * [1e-9, 1e6] if kind == "units" else np.column_stack([X, added[kind]])
     model, plain = LogisticRegression("newton").fit(A, y), LogisticRegression("newton", tol=1e-12).fit(X, y)
     np.testing.assert_allclose(model.predict_log_proba(A), plain.predict_log_proba(X), atol=1e-6)
@@ -233,7 +233,7 @@ def test_a_far_too_large_rate_shows(solver):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_stream_of_pieces_approaches_the_batch_optimum(dtype):
     A, y = problems.Blobs(0.7).sample(10_000, np.random.default_rng(0))
-    model, whole, excess = LogisticRegression(batch_size=32, random_state=0), Objective(A, y, 2), []
+    model, whole, excess = LogisticRegression(l2=20.0, batch_size=32, random_state=0), Objective(A, y, 2, l2=20.0), []
     optimum = solvers.newton(whole, np.zeros(3)).loss[-1]
     for piece in np.array_split(np.random.default_rng(0).permutation(20_000), 20):
         model.partial_fit(A[piece].astype(dtype), y[piece], classes=[0, 1])

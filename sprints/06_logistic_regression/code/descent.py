@@ -49,7 +49,8 @@ def gradient_descent(
 class AveragedSGD:
     """Mini-batch SGD with a constant step and Polyak-Ruppert averaging (Bach & Moulines 2013); keeps its state between calls.
 
-    The step defaults to 1 / (2 c R^2), R^2 = mean squared norm of the first rows seen and c = 1/4 (two classes) or 1/2 (softmax).
+    The step defaults to 1 / (2 c R^2 + l2 / n), R^2 = mean squared norm of the first rows seen, c = 1/4 (two classes) or 1/2
+    (softmax).
     """
 
     theta: Array
@@ -66,7 +67,7 @@ class AveragedSGD:
         if self.learning_rate is None:
             bound = 0.25 if batch.K == 1 else 0.5
             squared = float(np.square(batch.X, dtype=np.float64).sum(axis=1).mean()) + batch.fit_intercept
-            self.learning_rate = 1 / (2 * bound * squared) if squared > 0 else 1.0
+            self.learning_rate = 1 / (2 * bound * squared + batch.l2 / batch.total) if squared > 0 else 1.0
         _, gradient = batch.loss_gradient(self.theta)
         self.theta = self.theta - self.learning_rate * gradient
         self.steps += 1

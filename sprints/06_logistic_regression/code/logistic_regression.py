@@ -6,6 +6,7 @@ model.history_["loss"], model.history_["gradient_norm"]
 """
 
 import warnings
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -104,6 +105,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             objective.l2 *= objective.n / self._stream.rows  # l2 counts once for all rows so far, however they are cut into pieces
             sgd_epoch(objective, self._stream, self.batch_size, check_random_state(self.random_state))
             self._set_coefficients(objective, self._stream.average)
+        for told in ("converged_", "n_iter_", "loss_", "history_"):  # of an earlier fit: no longer true
+            self.__dict__.pop(told, None)
         return self
 
     def decision_function(self, X: Any):
@@ -135,7 +138,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         if self.solver not in get_args(Solver):
             raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {self.solver!r}")
         for name, minimum in (("l2", 0), ("tol", 0), ("max_iter", 1), ("batch_size", 1)):
-            if not minimum <= getattr(self, name) < np.inf:
+            if not isinstance(getattr(self, name), Real) or not minimum <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be at least {minimum} and finite; got {getattr(self, name)!r}")
         if self.learning_rate is not None and not 0 < self.learning_rate < np.inf:
             raise ValueError(f"learning_rate must be above 0 and finite, or None; got {self.learning_rate!r}")
@@ -154,8 +157,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-            if not weights.sum() > 0:
-                raise ValueError("sample_weight is zero for every row")
         return X, codes, weights
 
     def _objective(self, X: Array, codes: Array, weights: Array | None) -> Objective:

@@ -77,11 +77,14 @@ class Objective:
         self._pool = None
         self._stack.close()
 
-    def subset(self, rows: slice | Array, dtype: type | None = None) -> "Objective":
-        """The same objective on some of the rows (copied, as `dtype`); the penalty is scaled so that both estimate one function."""
+    def subset(self, rows: Array, dtype: type | None = None) -> "Objective":
+        """The same objective on the rows with these indices, copied as `dtype`, with their share of weights and penalty."""
         weights = None if self.weights is None else self.weights[rows].astype(dtype or self.X.dtype)
+        copy = np.empty((len(rows), self.d), dtype or self.X.dtype)
+        for start in range(0, len(rows), self.chunk):  # piecewise, so that no second copy in the old dtype is made
+            copy[start : start + self.chunk] = self.X[rows[start : start + self.chunk]]
         part = Objective(
-            np.ascontiguousarray(self.X[rows], dtype),
+            copy,
             self.y[rows],
             self.classes,
             weights=weights,

@@ -105,11 +105,20 @@ def _sampled_start(objective: Objective, theta: Array, second_order: bool) -> _S
                 return _Start(theta)
             error = sample.size / (2 * sample.n)  # expected excess of the loss at the sample's optimum: fewer digits will do
             start.theta = _quasi_newton(sample, start, second_order, SAMPLE_ITERATIONS, 0.0, enough=error / 100).theta
+            if objective.K > 1:  # float32 leaves traces of a shift common to all classes, which nothing but the penalty would undo
+                start.theta = _without_shift(start.theta, objective.K)
+                pairs = [(_without_shift(s, objective.K), _without_shift(y, objective.K)) for s, y in start.pairs]
+                start.pairs = deque(pairs, maxlen=MEMORY)
             if second_order:
                 start = _Start(start.theta, _factorise(sample.loss_gradient_hessian(start.theta)[2], sample.K))
     except FloatingPointError:  # too large for float32, or not finite: the full data will tell
         return _Start(theta)
     return start
+
+
+def _without_shift(theta: Array, classes: int) -> Array:
+    table = theta.reshape(classes, -1)
+    return (table - table.mean(axis=0)).ravel()
 
 
 def _quasi_newton(
@@ -138,6 +147,9 @@ def _quasi_newton(
             continue
         step = 1.0 if pairs or metric else min(1.0, 1 / norm)
         found = _line_search(objective, theta, loss, gradient, direction, step, exact, rounding)
+        if found is None and pairs:  # they may mislead: once more without them
+            pairs.clear()
+            continue
         if found is None or stalled == STALLED:
             solution.message += f"; {objective.X.dtype} cannot lower the loss further"
             return solution
