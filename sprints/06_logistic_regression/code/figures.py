@@ -76,6 +76,7 @@ def roc(plt, false_positive: Array, true_positive: Array, area: float):
         ylabel="true positive rate",
         title="ROC on the test points, upper left corner",
         xlim=(-0.0005, 0.02),
+        xticks=[0, 0.005, 0.01, 0.015, 0.02],
         ylim=(0.97, 1.001),
     )
     axes.legend(loc="lower right")
@@ -179,14 +180,16 @@ def reliability(plt, groups: dict[str, tuple[Array, Array, Array]], repeats: int
 
 def race(plt, rows: dict[str, dict[str, Array]]):
     """Seconds to the tolerance per problem and solver: one panel per problem, one dot per repeat, the median as a line."""
-    figure, panels = plt.subplots(len(rows), 1, figsize=(8.5, 1 + 2.1 * len(rows)), squeeze=False)
-    for axes, (title, seconds) in zip(panels[:, 0], rows.items(), strict=True):
+    figure, panels = plt.subplots(len(rows), 1, figsize=(8.5, 1 + 2.6 * len(rows)), squeeze=False)
+    for axes, (name, seconds) in zip(panels[:, 0], rows.items(), strict=True):
+        (n, d), (_, _, condition) = map(int, name.partition("@")[0].split("x")), name.partition("@")
+        title = f"{n:,} rows x {d} columns" + f", condition number {condition}" * bool(condition)
         for index, (solver, values) in enumerate(seconds.items()):
             color = "C1" if solver.startswith("ours") else "C0"
             axes.scatter(values, np.full(len(values), index), color=color, alpha=0.4, s=22)
             axes.scatter([np.median(values)], [index], color=color, marker="|", s=420, linewidth=2.5)
             axes.annotate(
-                f" {np.median(values):.3f} s", (np.median(values), index), xytext=(0, 9), textcoords="offset points", fontsize=9
+                f" {np.median(values):.3f} s", (np.median(values), index), xytext=(0, 10), textcoords="offset points", fontsize=9
             )
         axes.set(yticks=range(len(seconds)), yticklabels=list(seconds), xscale="log", title=title, ylim=(-0.6, len(seconds) - 0.2))
         axes.invert_yaxis()
