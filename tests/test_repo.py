@@ -250,7 +250,9 @@ def test_new_sprint_passes_these_tests(tmp_path):
     ]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-4000:]
-    with pytest.raises(SystemExit, match="already"):
+    with pytest.raises(SystemExit, match="taken"):
         sprints.new("my_sprint", tmp_path)
+    with pytest.raises(SystemExit, match="taken"):  # its test would overwrite this file
+        sprints.new("repo", tmp_path)
     with pytest.raises(SystemExit, match="lower-case"):
         sprints.new("../escape", tmp_path)
