@@ -65,13 +65,15 @@ def provenance(report: dict, _link: str = "") -> str:
     seeds_text = f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "no seed"
     packages = ", ".join(f"{name} {report['versions'][name]}" for name in ("numpy", "scikit-learn", "torch"))
     return (
-        f"`{report['command']}`, {seeds_text}, {report['seconds']:.0f} s, {report['peak_memory_mib']:.0f} MiB at peak, device "
+        f"`{report['command']}`, {seeds_text}, {report['seconds']:.1f} s, {report['peak_memory_mib'] or 0:.0f} MiB at peak, device "
         f"{report['device']['kind']}; {describe(machine)}; {packages}; commit `{report['git']}`, {report['started'][:10]}\n"
     )
 
 
 def describe(machine: dict) -> str:
-    return f"{machine['cpu']}, {machine['logical_cores']} cores, {machine['memory_gib'] or 0:.0f} GiB, {machine['os']}"
+    return (
+        f"{machine['cpu']}, {machine['logical_cores']} cores, {machine['memory_gib'] or 0:.0f} GiB, {machine['os'].split('-')[0]}"
+    )
 
 
 def claims(found: Reports, results: str) -> str:
@@ -181,7 +183,7 @@ def experiments(sprints: Sequence[Sprint]) -> str:
         text += f"\n## Experiment: {r['title']}\n\n**Date:** {r['started'][:10]}  \n**Milestone:** {sprint.milestone}  \n"
         text += f"**Objective:** {r['objective']}\n\n### Setup\n\n"
         text += "".join(f"- {name}: {what}\n" for name, what in r["setup"].items())
-        text += f"- Hardware: {describe(r['machine'])}; device {r['device']['kind']}\n- Run: {provenance(r)}"
+        text += f"- Hardware and run: {provenance(r)}"
         text += "".join(
             f"- Data `{name}`: {d['rows']} rows, {d['source']}, sha256 `{d['sha256'][:16]}`\n" for name, d in r["data"].items()
         )

@@ -58,7 +58,7 @@ def test_every_kind_of_block(root):
     assert "| a <score> | 0.5 points | 0.4 to 0.6 | 7 | `score` |" in readme
     assert "| us | them | 0.1 | 0.05 to 0.15 | 0.003 | 7 |" in readme
     assert "![A line.](results/first/line.png)" in readme
-    assert "`python -m x`, 2 seeds (0 to 1), 3 s" in readme
+    assert "`python -m x`, 2 seeds (0 to 1), 3.2 s" in readme
     assert "a \\| cpu" not in readme  # only cells of tables are escaped
     assert (
         "| 99 % | s | p | o | h | **not reproduced** | [first](../sprints/00_trial/results/first/report.json) |"

@@ -12,10 +12,9 @@ from . import figures
 from .descent import gradient_descent
 from .logistic_regression import LogisticRegression
 from .objective import Objective
-from .problems import Blobs
+from .problems import PRINTS_AS_ZERO, Blobs
 from .problems import separable as separable_blobs
 from .solvers import newton
-from .train import PRINTS_AS_ZERO
 
 BAYES = (0.75, 0.85, 0.95, Blobs().bayes_accuracy)
 CONVERGED = 1e-9  # loss above the optimum, in nats
