@@ -1,7 +1,7 @@
 """Every sprint's embedded default experiment, then one table and one results page: what `make demo` runs.
 
 python -m shared.demo             minutes; writes to runs/demo, the committed results stay as they are
-python -m shared.demo --smoke     seconds; other flags reach every program
+python -m shared.demo --smoke     seconds, to runs/demo-smoke; other flags reach every program
 """
 
 import argparse
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from shared import gallery
 from shared.device import DeviceName
-from shared.report import fill, read_all
+from shared.report import fill
 from shared.sprints import ROOT, call, discover
 
 
@@ -27,8 +27,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", choices=get_args(DeviceName), help="for the sprints that can use it")
     args, arguments = parser.parse_known_args(argv)
-    console, out = Console(markup=False), Path("runs", "demo")
-    table = Table("sprint", "question", "answer", "baseline", "seconds", title="Measured on this machine", show_lines=True)
+    console, out = Console(markup=False), Path("runs", "demo-smoke" if "--smoke" in arguments else "demo")
+    table = Table(
+        "sprint",
+        "question",
+        "answer",
+        "baseline",
+        "seconds",
+        title="Toy size: these numbers mean nothing" if "--smoke" in arguments else "Measured on this machine",
+        show_lines=True,
+    )
     failed, all_reports = [], {}
     for sprint in discover():
         start, target = time.perf_counter(), ROOT / out / sprint.folder.name
@@ -37,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         options = ["--out", str(out), "--device", usable, *arguments]
         broken = [step for step in sprint.demo if call(sprint.command(step, *options))]
         failed += [f"{sprint.name}-{step}" for step in broken]
-        found = all_reports[sprint.folder.name] = read_all(target)
+        found = all_reports[sprint.folder.name] = sprint.reports(target)
         answer = f"FAILED: {', '.join(broken)}" if broken else fill(sprint.answer, [found])
         baseline = fill(sprint.baseline, [found])
         table.add_row(sprint.title, sprint.question, answer, baseline, f"{time.perf_counter() - start:.0f}")

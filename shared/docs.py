@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shared import gallery
-from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, read_all, value, write_atomically
+from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
@@ -53,7 +53,7 @@ def comparisons(report: dict, _link: str = "") -> str:
         ]
         for c in report["comparisons"]
     ]
-    return table(["a", "b", "a - b", "95 % interval", "p (paired t)", "n"], rows)
+    return table(["a", "b", "a - b", "95 % interval", "p (paired or corrected t)", "n"], rows)
 
 
 def figures(report: dict, link: str) -> str:
@@ -102,7 +102,7 @@ PER_EXPERIMENT = {"metrics": metrics, "comparisons": comparisons, "figures": fig
 def sprint_table(sprints: Sequence[Sprint]) -> str:
     rows = []
     for sprint in sprints:
-        found = read_all(sprint.folder / "results")
+        found = sprint.reports()
         seconds = sum(r["seconds"] for r in found.values() if r["command"].split()[2] in {sprint.module(s) for s in sprint.demo})
         commands = " ".join(f"`make {sprint.name}-{step}`" for step in sprint.demo)
         rows.append(
@@ -112,7 +112,7 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
                 fill(sprint.answer, [found]),
                 fill(sprint.baseline, [found]),
                 commands,
-                f"{seconds:.0f} s",
+                f"{seconds:.0f} s" if seconds else NOT_RUN,
             ]
         )
     return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "time"], rows)
@@ -120,8 +120,8 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
 
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
     """`text` of the document `here` with every block and value rendered anew; raises ValueError for an unknown one."""
-    own = [read_all(sprint.folder / "results") for sprint in sprints if here.is_relative_to(sprint.folder)]
-    sources = own or [read_all(sprint.folder / "results") for sprint in sprints]
+    own = [sprint.reports() for sprint in sprints if here.is_relative_to(sprint.folder)]
+    sources = own or [sprint.reports() for sprint in sprints]
 
     def block(match: re.Match) -> str:
         kind, argument = match[2], match[3]
@@ -156,7 +156,7 @@ def progress(sprints: Sequence[Sprint]) -> str:
         + "Goal, outcome, key learnings and artifacts of each sprint, the newest facts of its reports.\n"
     )
     for sprint in sprints:
-        found, base = read_all(sprint.folder / "results"), f"sprints/{sprint.folder.name}"
+        found, base = sprint.reports(), f"sprints/{sprint.folder.name}"
         notes = sprint.folder / "docs" / "learnings.md"
         learnings = (
             re.sub(r"(?s)<!--.*?-->", "", render(notes.read_text(encoding="utf-8"), sprints, notes)).split("\n", 1)[1].strip()
@@ -178,7 +178,7 @@ def experiments(sprints: Sequence[Sprint]) -> str:
         + MADE
         + "Every recorded experiment, newest first: how it was set up, what came out, what it shows.\n"
     )
-    entries = [(r["started"], sprint, r) for sprint in sprints for r in read_all(sprint.folder / "results").values()]
+    entries = [(r["started"], sprint, r) for sprint in sprints for r in sprint.reports().values()]
     for _, sprint, r in sorted(entries, key=lambda entry: entry[0], reverse=True):
         text += f"\n## Experiment: {r['title']}\n\n**Date:** {r['started'][:10]}  \n**Milestone:** {sprint.milestone}  \n"
         text += f"**Objective:** {r['objective']}\n\n### Setup\n\n"
@@ -209,9 +209,8 @@ def claims_page(sprints: Sequence[Sprint]) -> str:
     text += "Each headline of the projects these sprints come from, repeated under their own protocol and under an honest one.\n"
     for sprint in sprints:
         folder = f"sprints/{sprint.folder.name}"
-        text += f"\n## [{sprint.title}](../{folder}/README.md)\n\n" + claims(
-            read_all(sprint.folder / "results"), f"../{folder}/results"
-        )
+        rows = claims(sprint.reports(), f"../{folder}/results")
+        text += f"\n## [{sprint.title}](../{folder}/README.md)\n\n{rows}" if rows else ""
     return text
 
 
@@ -231,7 +230,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         result[path] = render(path.read_text(encoding="utf-8"), sprints, path)
     result[root / "docs" / "gallery" / "index.html"] = gallery.page(
         sprints,
-        {s.folder.name: read_all(s.folder / "results") for s in sprints},
+        {s.folder.name: s.reports() for s in sprints},
         lambda sprint: f"../../sprints/{sprint}/results",
     )
     return result

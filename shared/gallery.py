@@ -16,22 +16,26 @@ section { border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem; m
 .question { font-style: italic; font-size: 1.1rem } .answer { font-size: 1.1rem; font-weight: 600 }
 .small { opacity: .75; font-size: .9rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 1rem }
-figure { margin: 0 } img { width: 100%; border-radius: 6px; background: #fff } figcaption { font-size: .85rem; opacity: .85 }
+figure { margin: 0 } figure:only-child { grid-column: 1 / -1 }
+img { width: 100%; border-radius: 6px; background: #fff } figcaption { font-size: .85rem; opacity: .85 }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; width: 100% }
 td, th { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums }
 .reproduced { color: var(--good) } .not { color: var(--bad) }
+.toy { border: 3px solid var(--bad); border-radius: 12px; padding: .6rem 1rem; font-weight: 600 }
 @media print { section { break-inside: avoid; background: none } }
 """
 
 
 def page(sprints: Sequence[Sprint], found: Mapping[str, Mapping[str, dict]], link: Callable[[str], str]) -> str:
     """The page for `found` (sprint folder -> experiment -> report); `link` gives the folder of a sprint's results."""
+    toy = any(report["smoke"] for reports in found.values() for report in reports.values())
+    banner = '<p class="toy">Made with --smoke: toy size, the numbers mean nothing.</p>\n' if toy else ""
     cards = "".join(_card(sprint, found[sprint.folder.name], link(sprint.folder.name)) for sprint in sprints)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, '
         f'initial-scale=1">\n<title>sprintlab: results</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>sprintlab</h1>\n'
-        f"<p>Every number and picture below comes from a recorded run.</p>\n{cards}</body>\n</html>\n"
+        f"<p>Every number and picture below comes from a recorded run.</p>\n{banner}{cards}</body>\n</html>\n"
     )
 
 
@@ -72,13 +76,11 @@ def _metrics(report: dict) -> str:
 
 def _claims(report: dict) -> str:
     rows = ""
-    for claim in report["claims"]:
-        kind = "reproduced" if claim["verdict"] == "reproduced" else "not"
-        rows += (
-            f"<tr><td>{_escape(claim['claim'])}</td><td>{_escape(claim['ours'])}</td><td>{_escape(claim['honest'])}</td>"
-            f'<td class="{kind}"><b>{_escape(claim["verdict"])}</b></td></tr>\n'
-        )
-    header = "<tr><th>claim of the original</th><th>under its protocol</th><th>under an honest one</th><th>verdict</th></tr>\n"
+    for claim in report["claims"] if not report["smoke"] else []:  # a toy run proves and refutes nothing
+        kind = {"reproduced": "reproduced", "not reproduced": "not"}.get(claim["verdict"], "")
+        rows += f'<tr><td>{_escape(claim["claim"])}</td><td class="{kind}"><b>{_escape(claim["verdict"])}</b></td>'
+        rows += f"<td>{_escape(claim['ours'])}</td><td>{_escape(claim['honest'])}</td></tr>\n"
+    header = "<tr><th>claim of the original</th><th>verdict</th><th>under its protocol</th><th>under an honest one</th></tr>\n"
     return f'<div class="wide"><table>{header}{rows}</table></div>\n' if rows else ""
 
 

@@ -11,9 +11,9 @@ NOT_RUN = "not run here"
 
 
 def read_all(folder: Path) -> dict[str, dict]:
-    """The reports under `folder` (a sprint's results/, or its part of runs/demo), by experiment, in the order they were started."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/report.json")]
-    return {report["experiment"]: report for report in sorted(found, key=lambda report: report["started"])}
+    """The reports under `folder` (a sprint's results/, or its part of runs/demo), by experiment."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/report.json"))]
+    return {report["experiment"]: report for report in found}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -47,9 +47,12 @@ def interval(metric: dict) -> str:
 
 
 def value(metric: dict, form: str | None = None) -> str:
-    """A metric as text: its mean (form None), with its "unit", with unit and "interval", the same of its "median", or "n"."""
-    if form not in (None, "unit", "interval", "median", "n"):
-        raise ValueError(f"there is no KEY:{form}; there is KEY, KEY:unit, KEY:interval, KEY:median and KEY:n")
+    """A metric as text: its mean (form None), with its "unit", with unit and "interval", the interval's "low" end, the
+    "median" with its interval, or "n"."""
+    if form not in (None, "unit", "interval", "low", "median", "n"):
+        raise ValueError(f"there is no KEY:{form}; there is KEY, KEY:unit, KEY:interval, KEY:low, KEY:median and KEY:n")
+    if form == "low":
+        return number(metric["ci95"][0], digits(metric))
     unit = f" {metric['unit']}" if metric["unit"] and form else ""
     if form == "n":
         return f"{metric['n']:,}"

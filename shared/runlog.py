@@ -55,9 +55,9 @@ class Args:
     device: DeviceName = "auto"
     """Where to compute. `auto` takes the best one the machine has, and says why."""
     smoke: bool = False
-    """The same code at toy size, in seconds. Writes to runs/smoke, is not mirrored to MLflow."""
+    """The same code at toy size (it sets the sizes), in seconds. Writes to runs/smoke, is not mirrored to MLflow."""
     out: Path | None = None
-    """Folder for the results; the sprint's own results/ when not given."""
+    """Folder for the results. When not given: the sprint's results/ for the default settings, runs/custom for others."""
     mlflow: bool = True
     """Mirror the run to MLflow (MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)."""
 

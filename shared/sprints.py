@@ -17,6 +17,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.report import Reports, read_all
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("train", "eval", "generate", "bench")
 
@@ -38,6 +40,12 @@ class Sprint:
     headlines: list[str]
     steps: dict[str, str]
     demo: list[str]
+
+    def reports(self, folder: Path | None = None) -> Reports:
+        """The reports in results/ (or in `folder`) by experiment, in the order of the steps that made them."""
+        order = {self.module(step): place for place, step in enumerate(self.steps)}
+        found = read_all(folder or self.folder / "results")
+        return dict(sorted(found.items(), key=lambda item: (order.get(item[1]["command"].split()[2], len(order)), item[0])))
 
     def module(self, step: str) -> str:
         return f"sprints.{self.folder.name}.code.{self.steps[step]}"
@@ -93,6 +101,7 @@ def new(name: str, root: Path = ROOT) -> Path:
     for path in [*folder.rglob("*.*"), test]:
         if path.is_file() and path.suffix in (".py", ".md", ".toml"):
             text = path.read_text(encoding="utf-8").replace("NN_template", folder.name).replace("template_name", name)
+            text = text.replace("Template_name", name.replace("_", " ").capitalize())
             path.write_text(text, encoding="utf-8")
     return folder
 

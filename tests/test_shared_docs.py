@@ -41,7 +41,7 @@ def write(root, **means):
     content = {
         "sprint": "00_trial", "experiment": "first", "title": "The first", "objective": "Why?", "setup": {"Model": "m"}, "command": "python -m x",
         "seeds": [0, 1], "device": {"kind": "cpu"}, "machine": machine, "versions": {"numpy": "2", "scikit-learn": "1", "torch": "2.13.0"},
-        "git": "abc", "started": "2026-01-02T03:04:05+00:00", "seconds": 3.2, "peak_memory_mib": 100.0, "data": {}, "metrics": metrics,
+        "git": "abc", "smoke": False, "started": "2026-01-02T03:04:05+00:00", "seconds": 3.2, "peak_memory_mib": 100.0, "data": {}, "metrics": metrics,
         "comparisons": [{"key": "d", "a": "us", "b": "them", "unit": "", "difference": 0.1, "ci95": [0.05, 0.15], "p": 0.003, "n": 7}],
         "claims": [{"claim": "99 %", "source": "s", "protocol": "p", "ours": "o", "honest": "h", "verdict": "not reproduced"}],
         "figures": [{"file": "line.png", "shows": "A line.", "matters": "It rises."}], "observations": ["seen"], "conclusion": "So.",

@@ -134,7 +134,8 @@ def race(run: runlog.Run, args: Args, name: str, main_problem: bool) -> dict[str
         run.conclude(
             f"On {name} our best solver ({ours.removeprefix('ours: ')}) needs {ratio:.2f} of the time of scikit-learn's best."
         )
-    return times
+    stopped = {label: f"{label} (stops at {norm:.0e})" for label, norm in norms.items() if norm > args.tol}
+    return {stopped.get(label, label): values for label, values in times.items()}
 
 
 class Ours(LogisticRegression):

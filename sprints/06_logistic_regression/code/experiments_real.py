@@ -98,13 +98,17 @@ def accuracy(run: runlog.Run, repeats: int, name: str, X: np.ndarray, y: np.ndar
             meaning=f"{name}: cross-validated accuracy, {label}; the interval is over repeats of the folds",
         )
     run.compare(
-        f"{name}_ours_minus_majority", scores["ours"], scores["majority"], names=("ours", "majority class"), test_over_train=1 / 4
+        f"{name}_ours_minus_majority",
+        scores["ours"],
+        scores["majority"],
+        names=(f"{name}: ours", "majority class"),
+        test_over_train=1 / 4,
     )
     run.compare(
         f"{name}_ours_minus_scikit_learn",
         scores["ours"],
         scores["scikit-learn"],
-        names=("ours", "scikit-learn"),
+        names=(f"{name}: ours", "scikit-learn"),
         test_over_train=1 / 4,
     )
 

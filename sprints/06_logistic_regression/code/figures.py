@@ -118,7 +118,7 @@ def bayes_gap(plt, sizes: Array, gaps: dict[float, Array]):
     """Mean distance to the best possible accuracy (percentage points) against the number of training rows, per problem."""
     figure, axes = plt.subplots()
     for index, (accuracy, values) in enumerate(gaps.items()):
-        _band(axes, values, f"C{index}", f"best possible {accuracy:.1%}", x=sizes)
+        axes.plot(sizes, np.mean(values, axis=0), color=f"C{index}", marker="o", label=f"best possible {accuracy:.2%}")
     reference = next(iter(gaps.values())).mean(axis=0)
     axes.plot(sizes, reference[-1] * sizes[-1] / sizes, color="grey", linestyle=":", linewidth=1.2, label="proportional to 1 / n")
     axes.set(

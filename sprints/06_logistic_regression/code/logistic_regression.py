@@ -37,6 +37,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         "sgd" (averaged mini-batches; also `partial_fit` for streams).
     tol: stop when the 2-norm of the gradient of the mean objective is at most this.
     max_iter: iterations (epochs for sgd).  learning_rate: step of gd, momentum, nesterov (default 1 / L) and sgd.
+    sgd is meant for streams: scale the columns, and do not expect it to reach the default tol.
     momentum: of solver "momentum".  batch_size, random_state: of sgd.  threads: default all cores of this process.
 
     After fit: classes_, coef_ (1 or K, d), intercept_ (1 or K,), n_iter_, loss_ (mean objective), converged_,
@@ -86,7 +87,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
-        """One pass of averaged SGD over these rows, for data that arrives in pieces; continues from the present coefficients.
+        """One pass of averaged SGD, whatever `solver` says, over these rows, for data that arrives in pieces; scale the columns.
+
+        Continues from the present coefficients.
 
         `classes` (all labels that will ever arrive) is needed when there was no call of fit or partial_fit before.
         """
