@@ -6,7 +6,7 @@
 In README.md, sprints/*/README.md and sprints/*/docs/*.md two kinds of places are rendered, everything else is written by hand:
 
     <!-- begin: KIND ARGUMENT -->...<!-- end: KIND -->   sprints | claims | metrics E | comparisons E | figures E | provenance E
-    <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:interval adds its interval, KEY:median)
+    <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:unit|interval|low|median|n)
 
 with E an experiment of that sprint. PROGRESS.md, docs/experiments.md and docs/claims.md are rendered as a whole.
 """
@@ -47,7 +47,7 @@ def comparisons(report: dict, _link: str = "") -> str:
             c["a"],
             c["b"],
             f"{number(c['difference'])} {c['unit']}".strip(),
-            "{} to {}".format(*map(number, c["ci95"])),
+            interval(c),
             f"{c['p']:.2g}",
             str(c["n"]),
         ]

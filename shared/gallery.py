@@ -1,7 +1,7 @@
 """One HTML page with every sprint's question, answer and figures; made from reports alone, readable offline and on a phone."""
 
-import html
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 from shared.report import fill, interval, value, write_atomically
@@ -48,19 +48,19 @@ def write(out: Path, found: Mapping[str, Mapping[str, dict]]) -> Path:
 
 
 def _card(sprint: Sprint, reports: Mapping[str, dict], base: str) -> str:
-    text = f'<section id="{sprint.name}">\n<h2>{_escape(sprint.title)}</h2>\n<p class="question">{_escape(sprint.question)}</p>\n'
-    text += f'<p class="answer">{_escape(fill(sprint.answer, [reports]))}</p>\n'
-    text += f'<p class="small">Baseline: {_escape(fill(sprint.baseline, [reports]))}</p>\n'
+    text = f'<section id="{sprint.name}">\n<h2>{escape(sprint.title)}</h2>\n<p class="question">{escape(sprint.question)}</p>\n'
+    text += f'<p class="answer">{escape(fill(sprint.answer, [reports]))}</p>\n'
+    text += f'<p class="small">Baseline: {escape(fill(sprint.baseline, [reports]))}</p>\n'
     for name, report in reports.items():
-        text += f'<h3>{_escape(report["title"])}</h3>\n<p>{_escape(report["conclusion"])}</p>\n<div class="figures">\n'
+        text += f'<h3>{escape(report["title"])}</h3>\n<p>{escape(report["conclusion"])}</p>\n<div class="figures">\n'
         for figure in report["figures"]:
             text += (
                 f'<figure><a href="{base}/{name}/{figure["file"]}"><img loading="lazy" src="{base}/{name}/{figure["file"]}" '
-                f'alt="{_escape(figure["shows"])}"></a><figcaption>{_escape(figure["shows"])}</figcaption></figure>\n'
+                f'alt="{escape(figure["shows"])}"></a><figcaption>{escape(figure["shows"])}</figcaption></figure>\n'
             )
         text += f"</div>\n{_metrics(report)}{_claims(report)}"
-        text += f'<p class="small"><code>{_escape(report["command"])}</code>, {report["seconds"]:.0f} s, '
-        text += f"{_escape(report['machine']['cpu'])}</p>\n"
+        text += f'<p class="small"><code>{escape(report["command"])}</code>, {report["seconds"]:.0f} s, '
+        text += f"{escape(report['machine']['cpu'])}</p>\n"
     return text + "</section>\n"
 
 
@@ -68,8 +68,8 @@ def _metrics(report: dict) -> str:
     rows = ""
     for metric in report["metrics"].values():
         cells = [value(metric, "unit"), interval(metric), str(metric["n"])]
-        rows += f"<tr><td>{_escape(metric['meaning'])}</td>"
-        rows += "".join(f'<td class="number">{_escape(cell)}</td>' for cell in cells) + "</tr>\n"
+        rows += f"<tr><td>{escape(metric['meaning'])}</td>"
+        rows += "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells) + "</tr>\n"
     header = "<tr><th>what</th><th>mean</th><th>95 % interval</th><th>n</th></tr>\n"
     return f'<details><summary>all numbers</summary><div class="wide"><table>{header}{rows}</table></div></details>\n'
 
@@ -78,11 +78,7 @@ def _claims(report: dict) -> str:
     rows = ""
     for claim in report["claims"] if not report["smoke"] else []:  # a toy run proves and refutes nothing
         kind = {"reproduced": "reproduced", "not reproduced": "not"}.get(claim["verdict"], "")
-        rows += f'<tr><td>{_escape(claim["claim"])}</td><td class="{kind}"><b>{_escape(claim["verdict"])}</b></td>'
-        rows += f"<td>{_escape(claim['ours'])}</td><td>{_escape(claim['honest'])}</td></tr>\n"
+        rows += f'<tr><td>{escape(claim["claim"])}</td><td class="{kind}"><b>{escape(claim["verdict"])}</b></td>'
+        rows += f"<td>{escape(claim['ours'])}</td><td>{escape(claim['honest'])}</td></tr>\n"
     header = "<tr><th>claim of the original</th><th>verdict</th><th>under its protocol</th><th>under an honest one</th></tr>\n"
     return f'<div class="wide"><table>{header}{rows}</table></div>\n' if rows else ""
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)

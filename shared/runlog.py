@@ -132,16 +132,13 @@ class Run:
 
     def _folder(self) -> Path:
         """results/ is for the published run, that is, for the defaults; other settings go elsewhere unless --out says where."""
-        changed = [
-            key
-            for key, value in asdict(self.args).items()
-            if key not in asdict(Args()) and value != getattr(type(self.args)(), key)
-        ]
+        defaults, aside = asdict(type(self.args)()), {*asdict(Args()), "only"}  # `only` picks among the experiments, changes none
+        changed = [key for key, value in asdict(self.args).items() if key not in aside and value != defaults[key]]
         if self.args.out:
             base = self.args.out
         elif self.args.smoke:
             base = ROOT / "runs" / "smoke"
-        elif set(changed) - {"only"}:  # `only` picks among the experiments and changes none
+        elif changed:
             base = ROOT / "runs" / "custom"
             console.print(f"not the published settings ({', '.join(changed)}): the results go to runs/custom")
         else:

@@ -21,7 +21,7 @@ from shared import data, runlog
 from . import figures
 from .logistic_regression import LogisticRegression
 from .objective import Objective
-from .problems import large
+from .problems import large, parse
 from .solvers import Solution, lbfgs, newton
 
 OURS: dict[str, Callable[..., Solution]] = {
@@ -66,7 +66,7 @@ def main(args: Args) -> dict:
         seeds=[0],
     ) as run:
         with threadpool_limits(args.threads):
-            races = {name: race(run, args, name, main_problem=name == args.problems[0]) for name in args.problems}
+            races = {name: race(run, args, name) for name in args.problems}
         with runlog.style() as plt:
             run.figure(
                 figures.race(plt, races),
@@ -77,12 +77,11 @@ def main(args: Args) -> dict:
     return run.report
 
 
-def race(run: runlog.Run, args: Args, name: str, main_problem: bool) -> dict[str, np.ndarray]:
+def race(run: runlog.Run, args: Args, name: str) -> dict[str, np.ndarray]:
     """Time every solver on one problem and record ratios, memory and bandwidth; returns the seconds per solver."""
-    size, _, condition = name.partition("@")
-    n, d = (int(part) for part in size.split("x"))
-    X, y = large(n, d, float(condition or 1), np.random.default_rng(0))
-    run.data(name, data.digest((X, y)), rows=n, source="generated, seed 0")
+    X, y = large(*parse(name), np.random.default_rng(0))
+    main_problem = name == args.problems[0]
+    run.data(name, data.digest((X, y)), rows=len(y), source="generated, seed 0")
     fits: dict[str, Callable] = {f"ours: {solver}": Ours(solver, args).fit for solver in OURS}
     fits |= {f"scikit-learn: {solver}": tuned(solver, args, X, y).fit for solver in THEIRS}
     seconds: dict[str, list[float]] = {label: [] for label in fits}

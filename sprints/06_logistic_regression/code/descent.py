@@ -49,8 +49,7 @@ def gradient_descent(
 class AveragedSGD:
     """Mini-batch SGD with a constant step and Polyak-Ruppert averaging (Bach & Moulines 2013); keeps its state between calls.
 
-    The step defaults to 1 / (2 c R^2 + l2 / n), R^2 = mean squared norm of the first rows seen, c = 1/4 (two classes) or 1/2
-    (softmax).
+    The step defaults to 1 / (2 c R^2 + l2 / n), R^2 = mean squared norm of the first rows seen, c = Objective.curvature.
     """
 
     theta: Array
@@ -65,9 +64,8 @@ class AveragedSGD:
     def update(self, batch: Objective) -> None:
         """One step on the rows of `batch`."""
         if self.learning_rate is None:
-            bound = 0.25 if batch.K == 1 else 0.5
             squared = float(np.square(batch.X, dtype=np.float64).sum(axis=1).mean()) + batch.fit_intercept
-            self.learning_rate = 1 / (2 * bound * squared + batch.l2 / batch.total) if squared > 0 else 1.0
+            self.learning_rate = 1 / (2 * batch.curvature * squared + batch.l2 / batch.total) if squared > 0 else 1.0
         _, gradient = batch.loss_gradient(self.theta)
         self.theta = self.theta - self.learning_rate * gradient
         self.steps += 1

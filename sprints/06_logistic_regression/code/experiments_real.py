@@ -1,5 +1,6 @@
 """Experiments on real data: the same numbers as scikit-learn's tightest solver, and how far probabilities can be trusted."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,14 +40,14 @@ def parity(args: runlog.Args, datasets: Sequence[str], repeats: int) -> dict:
         for name in datasets:
             X, y, source = real(name)
             run.data(name, data.digest((X, y)), rows=len(y), source=source)
-            X = StandardScaler().fit_transform(X)
-            twin = ScikitLearn(C=1.0, solver="newton-cholesky", tol=1e-13, max_iter=1000).fit(X, y)
+            scaled = StandardScaler().fit_transform(X)
+            twin = ScikitLearn(C=1.0, solver="newton-cholesky", tol=1e-13, max_iter=1000).fit(scaled, y)
             tolerances: dict[Solver, float] = {"newton": 1e-11, "lbfgs": 1e-11, "nesterov": 1e-9}
             for solver, tol in tolerances.items():
-                model = LogisticRegression(solver, l2=1.0, tol=tol, max_iter=20_000).fit(X, y)
+                model = LogisticRegression(solver, l2=1.0, tol=tol, max_iter=20_000).fit(scaled, y)
                 errors[name, solver] = relative_error(model.coef_, twin.coef_)
-                losses[name, solver] = abs(model.loss_ - objective_of(twin, X, y)) / model.loss_
-            accuracy(run, repeats, name, *real(name)[:2])
+                losses[name, solver] = abs(model.loss_ - objective_of(twin, scaled, y)) / model.loss_
+            accuracy(run, repeats, name, X, y)
         exact = max(errors[name, solver] for name in datasets for solver in ("newton", "lbfgs"))
         for key, worst, meaning in (
             (
@@ -97,20 +98,14 @@ def accuracy(run: runlog.Run, repeats: int, name: str, X: np.ndarray, y: np.ndar
             higher_is_better=True,
             meaning=f"{name}: cross-validated accuracy, {label}; the interval is over repeats of the folds",
         )
-    run.compare(
-        f"{name}_ours_minus_majority",
-        scores["ours"],
-        scores["majority"],
-        names=(f"{name}: ours", "majority class"),
-        test_over_train=1 / 4,
-    )
-    run.compare(
-        f"{name}_ours_minus_scikit_learn",
-        scores["ours"],
-        scores["scikit-learn"],
-        names=(f"{name}: ours", "scikit-learn"),
-        test_over_train=1 / 4,
-    )
+    for label, peer in (("majority", "majority class"), ("scikit-learn", "scikit-learn")):
+        run.compare(
+            f"{name}_ours_minus_{label.replace('-', '_')}",
+            scores["ours"],
+            scores[label],
+            names=(f"{name}: ours", peer),
+            test_over_train=1 / 4,
+        )
 
 
 def calibration(args: runlog.Args, repeats: int) -> dict:
@@ -160,8 +155,6 @@ def calibration(args: runlog.Args, repeats: int) -> dict:
 
 def out_of_fold(X: np.ndarray, y: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """P(class 1) of every row from a model fitted on the other folds."""
-    import warnings
-
     folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=1, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a penalty the folds are separable, which is the point

@@ -4,6 +4,8 @@ import numpy as np
 
 from shared.stats import wilson_interval
 
+from .problems import parse
+
 Array = np.ndarray
 
 
@@ -182,8 +184,8 @@ def race(plt, rows: dict[str, dict[str, Array]]):
     """Seconds to the tolerance per problem and solver: one panel per problem, one dot per repeat, the median as a line."""
     figure, panels = plt.subplots(len(rows), 1, figsize=(8.5, 1 + 2.6 * len(rows)), squeeze=False)
     for axes, (name, seconds) in zip(panels[:, 0], rows.items(), strict=True):
-        (n, d), (_, _, condition) = map(int, name.partition("@")[0].split("x")), name.partition("@")
-        title = f"{n:,} rows x {d} columns" + f", condition number {condition}" * bool(condition)
+        n, d, condition = parse(name)
+        title = f"{n:,} rows x {d} columns" + (f", condition number {condition}" if condition > 1 else "")
         for index, (solver, values) in enumerate(seconds.items()):
             color = "C1" if solver.startswith("ours") else "C0"
             axes.scatter(values, np.full(len(values), index), color=color, alpha=0.4, s=22)

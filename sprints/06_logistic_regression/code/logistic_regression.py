@@ -76,9 +76,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         with self._objective(X, codes, weights) as objective:
             try:
                 solution = self._solve(objective)
-            except (
-                FloatingPointError
-            ) as error:  # finding NaN costs a pass over X, so it is looked for only once there is a sign of it
+            except FloatingPointError as error:
+                # Looking for NaN costs a pass over X, so it is done only once there is a sign of it.
                 assert_all_finite(X, input_name="X", estimator_name=type(self).__name__)
                 raise ValueError(str(error)) from None
             self._keep(objective, solution)

@@ -51,6 +51,7 @@ class Objective:
         self.X, self.y, self.weights, self.l2, self.fit_intercept = X, y, weights, l2, fit_intercept
         self.n, self.d = X.shape
         self.classes, self.K = classes, 1 if classes == 2 else classes
+        self.curvature = 0.25 if self.K == 1 else 0.5  # no row's second derivative by its logits is larger (Boehning 1992)
         self.columns = self.d + fit_intercept
         self.size = self.K * self.columns
         self.total = float(self.n if weights is None else weights.sum(dtype=np.float64))
@@ -118,7 +119,7 @@ class Objective:
     def lipschitz(self) -> float:
         """An upper bound L of the gradient's Lipschitz constant; gradient descent with a step below 2 / L must converge.
 
-        The Hessian is at most c * X^T X with c = 1/4 (two classes) or 1/2 (softmax; Boehning 1992), plus the penalty.
+        The Hessian is at most `curvature` * X^T X plus the penalty.
         """
         gram = np.zeros((self.columns, self.columns))
         for start in range(0, self.n, self.chunk):
@@ -127,7 +128,7 @@ class Objective:
             gram += x.T @ (x if self.weights is None else x * self.weights[rows, None])
         if not np.isfinite(gram).all():
             raise FloatingPointError("X holds NaN, infinity or values too large for its dtype")
-        bound = np.linalg.eigvalsh(gram)[-1] * (0.25 if self.K == 1 else 0.5)
+        bound = np.linalg.eigvalsh(gram)[-1] * self.curvature
         return float(bound + self.l2) / self.total
 
     # -- one pass -----------------------------------------------------------------------------------------------------------

@@ -62,10 +62,17 @@ def large(n: int, d: int, condition: float, rng: np.random.Generator) -> tuple[n
     """n x d Gaussian columns, mixed so that X^T X has roughly this condition number, with labels drawn from a logistic model."""
     X = rng.standard_normal((n, d))
     coef = rng.standard_normal(d) * 2 / np.sqrt(d)
+    mixing = None
     if condition > 1:
         left, _ = np.linalg.qr(rng.standard_normal((d, d)))
         right, _ = np.linalg.qr(rng.standard_normal((d, d)))
-        scales = np.logspace(0, -0.5 * np.log10(condition), d)
-        labels = rng.random(n) < 1 / (1 + np.exp(-(X @ coef)))
-        return X @ (left * scales @ right), labels.astype(np.int64)
-    return X, (rng.random(n) < 1 / (1 + np.exp(-(X @ coef)))).astype(np.int64)
+        mixing = left * np.logspace(0, -0.5 * np.log10(condition), d) @ right
+    y = (rng.random(n) < 1 / (1 + np.exp(-(X @ coef)))).astype(np.int64)
+    return (X if mixing is None else X @ mixing), y
+
+
+def parse(problem: str) -> tuple[int, int, int]:
+    """Rows, columns and condition number (1: independent columns) of a name such as "1000000x32" or "1000000x32@100"."""
+    size, _, condition = problem.partition("@")
+    n, d = map(int, size.split("x"))
+    return n, d, int(condition or 1)

@@ -4,6 +4,7 @@ $ make logreg-train                     1 000 seeded replays, about a minute
 $ make logreg-train ARGS=--smoke        8 replays, seconds
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,7 @@ def replay(blobs: Blobs, args: Args, seed: int) -> dict:
         "model": model,
         "losses": {rate: models[rate].history_["loss"] for rate in models},
         "bce": model.loss_,
+        "score": model.decision_function(X[test]),
         "train_accuracy": model.score(X[train], y[train]),
         "test_accuracy": model.score(X[test], y[test]),
         "true_accuracy": blobs.accuracy(model.coef_[0], model.intercept_[0]),
@@ -117,8 +119,6 @@ def epochs_to_zero(replay: dict, args: Args) -> int:
 
 def descend(X: np.ndarray, y: np.ndarray, rate: float, epochs: int) -> LogisticRegression:
     """Gradient descent for exactly `epochs` steps (tol 0), as in the original."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not converge is what this experiment is about
         return LogisticRegression("gd", learning_rate=rate, max_iter=epochs, tol=0).fit(X, y)
@@ -128,8 +128,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     bce = np.array([r["bce"] for r in replays])
     test, n_test = np.array([r["test_accuracy"] for r in replays]), len(replays[0]["test"])
     zero, perfect, train = bce < PRINTS_AS_ZERO, test == 1, np.array([r["train_accuracy"] for r in replays])
-    scores = [(r["y"][r["test"]], r["model"].decision_function(r["X"][r["test"]])) for r in replays]
-    auc = roc_auc_score(*(np.concatenate(part) for part in zip(*scores, strict=True)))
+    auc = roc_auc_score(*pooled_scores(replays))
     low, _ = stats.wilson_interval(n_test, n_test)
     for key, values, unit, better, meaning in (
         ("original_protocol_bce", bce, "nats", False, "training loss after the original recipe"),
@@ -198,7 +197,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     run.claim(
         "Train accuracy 100.0 %",
         source=source,
-        protocol="80 training points, one unseeded draw",
+        protocol=f"{len(replays[0]['train'])} training points, one unseeded draw",
         ours=f"{(train == 1).mean():.1%} of {len(train)} replays reach 100 %",
         honest="says that a draw is separable, not that the model is good",
         verdict=verdict(train == 1),
@@ -228,6 +227,11 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     )
 
 
+def pooled_scores(replays: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of the test points of all replays together."""
+    return np.concatenate([r["y"][r["test"]] for r in replays]), np.concatenate([r["score"] for r in replays])
+
+
 def verdict(happened: np.ndarray) -> str:
     """Of a claim that a single draw supports: does it hold in all replays, in some, in none?"""
     return "reproduced" if happened.all() else "partly reproduced" if happened.any() else "not reproduced"
@@ -239,9 +243,9 @@ def draw(run: runlog.Run, args: Args, replays: list[dict]) -> None:
     model, X, y, test = first["model"], first["X"], first["y"], first["test"]
     curves = np.array([r["losses"][args.learning_rate] for r in replays])
     by_rate = {rate: np.array([r["losses"][rate] for r in replays]) for rate in args.rates}
-    scores = [(r["y"][r["test"]], r["model"].decision_function(r["X"][r["test"]])) for r in replays]
-    pooled = np.sum([confusion_matrix(truth, score > 0, labels=[0, 1]) for truth, score in scores], axis=0)
-    false_positive, true_positive, _ = roc_curve(np.concatenate([t for t, _ in scores]), np.concatenate([s for _, s in scores]))
+    truth, score = pooled_scores(replays)
+    pooled = confusion_matrix(truth, score > 0, labels=[0, 1])
+    false_positive, true_positive, _ = roc_curve(truth, score)
     strengths = np.logspace(-3, 3, 25)
     path = np.array([LogisticRegression(l2=strength).fit(X[first["train"]], y[first["train"]]).coef_[0] for strength in strengths])
     with runlog.style() as plt:
@@ -254,7 +258,7 @@ def draw(run: runlog.Run, args: Args, replays: list[dict]) -> None:
         run.figure(
             figures.decision_boundary(plt, model, X, y, test),
             "m1_decision_boundary",
-            shows="Probability of class 1, the decision line, the training points and the 20 test points of replay 0.",
+            shows=f"Probability of class 1, the decision line, the training points and the {len(test)} test points of replay 0.",
             matters="How far apart the classes are says how little a perfect score on the test points means.",
         )
         run.figure(
@@ -266,7 +270,7 @@ def draw(run: runlog.Run, args: Args, replays: list[dict]) -> None:
         run.figure(
             figures.confusion(plt, confusion_matrix(y[test], model.predict(X[test]), labels=[0, 1]), pooled),
             "m1_confusion_matrix",
-            shows="Confusion matrices: the 20 test points of replay 0, and those of all replays together.",
+            shows=f"Confusion matrices: the {len(test)} test points of replay 0, and those of all replays together.",
             matters="Errors that one small test set can hide appear as soon as it is repeated.",
         )
         run.figure(
