@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEVICE ?= auto
 ARGS ?=
+export PROMPT ?=
 MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 RUN := $(BIN)/python -m shared.sprints
@@ -12,7 +13,7 @@ RUN := $(BIN)/python -m shared.sprints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx):"
+	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx; PROMPT=\"...\" for generate):"
 	@if test -x $(BIN)/python; then $(BIN)/python -m shared.sprints list; else $(PYTHON) -m shared.sprints list 2>/dev/null || echo "  (make setup shows them)"; fi
 
 setup: .venv/.ready ## create .venv with the locked requirements (again only when they change)
@@ -73,6 +74,6 @@ clean: ## remove what runs leave behind: runs/, the local MLflow store, caches (
 %-eval: setup
 	$(RUN) run $* eval --device $(DEVICE) $(ARGS)
 %-generate: setup
-	$(RUN) run $* generate --device $(DEVICE) $(ARGS)
+	$(RUN) run $* generate --device $(DEVICE) $(if $(PROMPT),--prompt="$$PROMPT") $(ARGS)
 %-bench: setup
 	$(RUN) run $* bench --device $(DEVICE) $(ARGS)

@@ -1,0 +1,212 @@
+"""The gates: look-up in context, names that stay, grammar, bits per character of unseen text, each beside its baselines.
+
+$ make pocket-eval               all of it, some twenty minutes (builds the corpus first when it is not there)
+$ make pocket-eval ARGS=--smoke  toy size, seconds
+"""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
+
+from shared import models, runlog
+from shared.errors import UserError
+from shared.sprints import ROOT
+
+from . import gates, rules
+from .kneser_ney import ORDER, KneserNey
+from .text import corpus
+
+Answer = Callable[[Sequence[str], int], list[str]]  # prompts, tokens -> what follows
+Questions = list[tuple[gates.Sample, list[str]]]
+
+
+@dataclass
+class Args(runlog.Args):
+    """How many of each."""
+
+    questions: int = 250
+    """Look-up questions for each number of facts (2, 3, 4 and 5), and in phrasings that never train; baselines get one in five."""
+    stories: int = 200
+    """Stories whose names and grammar are checked."""
+    ngram_stories: int = 50
+    """Stories that the n-gram model writes."""
+    heldout_tokens: int = 100_000
+    """Held-out tokens per source for bits per character."""
+    seed: int = 0
+    """Seed of the sampled stories, of the random weights and of the guesses."""
+
+
+def same_tokenizer(folder: Path, brain) -> None:
+    """Raises UserError when the corpus was made with another tokenizer than the model's: its tokens would mean something else."""
+
+    def content(text: str) -> dict:
+        return {key: value for key, value in json.loads(text).items() if key not in ("padding", "truncation")}
+
+    if content(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str()) != content(brain.backend_tokenizer.to_str()):
+        shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        raise UserError(f"{shown} was made with another tokenizer than the model's: move it away, then it is built anew")
+
+
+def corpus_folder(args: Args, brain) -> Path:
+    """The corpus that trained, or at smoke size a small one with the same tokenizer."""
+    folder = (args.out or ROOT / "runs" / "smoke") / "pocket-eval" / "corpus" if args.smoke else corpus.FOLDER
+    corpus.build(folder, smoke=args.smoke, brain=brain)
+    same_tokenizer(folder, brain)
+    return folder
+
+
+def fraction(run: runlog.Run, key: str, values, meaning: str, interval: tuple[float, float] | None = None) -> None:
+    run.metric(key, values, unit="fraction", higher_is_better=True, meaning=meaning, interval=interval)
+
+
+def look_up(run: runlog.Run, args: Args, brain, ours: Answer, chance: Answer, counts: Answer) -> None:
+    def right(answer: Answer, questions: Questions) -> np.ndarray:
+        samples = [sample for sample, _ in questions]
+        return gates.exact(answer(gates.split_prompts(samples, brain), 24), samples)
+
+    asked = {facts: gates.lookup_questions(facts, args.questions) for facts in gates.FACTS}
+    found = {facts: right(ours, questions) for facts, questions in run.track(asked.items(), "look-up")}
+    every = [question for questions in asked.values() for question in questions]
+    some = every[::5]
+    what = "questions about one of 2 to 5 facts on invented names no training text holds, answered letter by letter, greedy"
+    fraction(run, "lookup_exact_match", np.concatenate(list(found.values())), what)
+    for facts, values in found.items():
+        fraction(run, f"lookup_exact_match_{facts}_facts", values, f"the same with {facts} facts")
+    families = gates.unseen_phrasings()
+    each = -(-args.questions // len(gates.FACTS))
+    unseen = [question for facts in gates.FACTS for question in gates.lookup_questions(facts, each, families, seed=2)]
+    meaning = f"such questions, as many for each number of facts, in the {len(families)} phrasings that no training text holds"
+    fraction(run, "lookup_exact_match_unseen_phrasing", right(ours, unseen), meaning)
+    fraction(run, "lookup_exact_match_random", right(chance, some), "the same questions (one in five) to random weights")
+    meaning = f"the same questions (one in five) to a {ORDER}-gram Kneser-Ney model of all training tokens, greedy"
+    fraction(run, "lookup_exact_match_ngram", right(counts, some), meaning)
+    rng = random.Random(args.seed)
+    guessed = [rng.choice(values) for _, values in every]
+    meaning = "the same questions, answered with one of the values in the prompt, drawn at random"
+    fraction(run, "lookup_exact_match_guess", gates.exact(guessed, [sample for sample, _ in every]), meaning)
+
+
+def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answer) -> None:
+    begun = gates.openings(args.stories)
+    openings = [opening for opening, _ in begun]
+    true = [brain.decode(brain(rest, add_special_tokens=False)["input_ids"][: gates.STORY_TOKENS]) for _, rest in begun]
+    written = ours(openings, gates.STORY_TOKENS)
+    by_counts = counts(openings[: args.ngram_stories], gates.STORY_TOKENS)
+    rng = random.Random(args.seed)
+    ngram = f"the same of stories sampled from a {ORDER}-gram Kneser-Ney model of all training tokens"
+    sets = {  # key: openings, continuations, meaning
+        "": (
+            openings,
+            written,
+            "mentions of names, in stories continued from 5 held-out plots, that stand in the opening or are introduced",
+        ),
+        "_ceiling": (openings, true, "the same of the true continuations: what the rules let pass"),
+        "_floor": (openings[1:] + openings[:1], true, "the same of the true continuations behind the opening of another story"),
+        "_ngram": (openings[: len(by_counts)], by_counts, ngram),
+    }
+    for key, (before, texts, meaning) in sets.items():
+        verdicts = gates.name_verdicts(before, texts)
+        mentions = [float(good) for story in verdicts for good in story] or [0.0]  # nobody named: nothing shown
+        interval = gates.cluster_interval(verdicts) if any(verdicts) else None
+        fraction(run, f"name_consistency{key}", mentions, f"{meaning}; interval over stories", interval)
+    whole = np.array([all(story) for story in gates.name_verdicts(openings, written)])
+    fraction(run, "name_consistency_stories", whole, "continued stories in which every name is one of the opening or introduced")
+    what = f"continuations of {gates.STORY_TOKENS} tokens that have {gates.STORY_WORDS} words or more and break none of "
+    fraction(run, "grammar_clean", clean(written), f"{what}{len(rules.RULES) + 1} rules")
+    fraction(run, "grammar_clean_ceiling", clean(true), "the same of the true continuations")
+    fraction(run, "grammar_clean_ngram", clean(by_counts), ngram)
+    mixed = [gates.shuffled(text, rng) for text in true]
+    fraction(run, "grammar_clean_shuffled", clean(mixed), "the same of the true continuations, the words of each sentence shuffled")
+    counted = [fault for text in written for fault in rules.faults(text)]
+    common = sorted(set(counted), key=counted.count, reverse=True)[:3]
+    run.observe("Most frequent faults: " + (", ".join(f"{name} ({counted.count(name)})" for name in common) or "none") + ".")
+    ours_words, true_words, ngram_words = (np.mean([len(text.split()) for text in texts]) for texts in (written, true, by_counts))
+    short = sum(not gates.long_enough(text) for text in written)
+    run.observe(
+        f"The continuations have {ours_words:.0f} words on average (the true ones {true_words:.0f}, the n-gram model's "
+        f"{ngram_words:.0f}); {short} of {len(written)} ended before {gates.STORY_WORDS} words and failed."
+    )
+
+
+def clean(texts: Sequence[str]) -> np.ndarray:
+    return np.array([gates.clean(text) for text in texts])
+
+
+def bits(run: runlog.Run, args: Args, loaded: models.LoadedModel, folder: Path) -> None:
+    bars: dict[str, tuple[float, float]] = {}
+    for source in run.track(corpus.SOURCES, "bits per character"):
+        tokens = np.fromfile(folder / f"{source}.heldout.bin", np.uint16)
+        starts = gates.windows(tokens, args.heldout_tokens // (gates.WINDOW + 1))
+        per_character = 1 / np.log(2) / gates.characters(tokens, starts, loaded.tokenizer).mean()
+        ngram = KneserNey(np.fromfile(folder / f"{source}.train.bin", np.uint16))
+        ours = gates.model_nats(loaded.model, tokens, starts).sum(1) * per_character
+        theirs = gates.ngram_nats(ngram, tokens, starts).sum(1) * per_character
+        bars[source] = (ours.mean(), theirs.mean())
+        options = {"unit": "bits", "higher_is_better": False}
+        unseen = f"held-out {source}, {len(starts)} windows of {gates.WINDOW} tokens evenly over all of it"
+        run.metric(f"bits_per_character_{source}", ours, **options, meaning=f"bits per character of {unseen}")
+        meaning = f"the same text by a {ORDER}-gram Kneser-Ney model of the training tokens of this source"
+        run.metric(f"bits_per_character_ngram_{source}", theirs, **options, meaning=meaning)
+        if len(starts) > 1:
+            run.compare(f"bits_per_character_{source}", ours, theirs, names=("pocket", f"{ORDER}-gram Kneser-Ney"), unit="bits")
+    with runlog.style() as plt:
+        figure, axes = plt.subplots(figsize=(8, 3.6))
+        places = np.arange(len(bars))
+        axes.bar(places - 0.2, [ours for ours, _ in bars.values()], 0.38, label="Pocket Brain")
+        axes.bar(places + 0.2, [theirs for _, theirs in bars.values()], 0.38, label=f"{ORDER}-gram Kneser-Ney", color="C7")
+        axes.set_xticks(places, list(bars))
+        axes.set(ylabel="bits per character, held out", title="What an unseen character costs")
+        axes.legend()
+        run.figure(
+            figure,
+            "bits",
+            shows="Bits per character of held-out families and files, ours beside the n-gram model.",
+            matters="The n-gram model has seen the same text: what is below it is more than counting.",
+        )
+
+
+def main(args: Args) -> dict:
+    if min(args.questions, args.stories, args.ngram_stories) < 2 or args.heldout_tokens < 2 * (gates.WINDOW + 1):
+        raise UserError("--questions, --stories and --ngram-stories must be at least 2, --heldout-tokens at least 1026")
+    if args.smoke:
+        args.questions, args.stories, args.ngram_stories, args.heldout_tokens = 3, 4, 2, 1026
+    setup = {
+        "model": "the committed weights",
+        "look-up": "facts and questions in the chat format, all names invented and reserved; greedy; exact match",
+        "stories": "plain openings of 5 held-out plots, continued at temperature 0.7, top-p 0.9; names and grammar by rules; "
+        f"a continuation below {gates.STORY_WORDS} words fails; the interval of names is a bootstrap over stories",
+        "bits per character": "held-out plots, phrasings and files; the n-gram model learns each source alone, which favours it",
+    }
+    title, objective = "The gates", "Is the model good enough to be the base of the other sprints?"
+    with runlog.Run(args, __file__, "gates", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        loaded = models.load("pocket", run.device)
+        brain, model = loaded.tokenizer, loaded.model
+        folder = corpus_folder(args, brain)
+        torch.manual_seed(args.seed)
+        start = LlamaForCausalLM(model.config).to(model.device, model.dtype).eval()
+        start.generation_config = model.generation_config
+        ngram = KneserNey(np.concatenate([np.fromfile(folder / f"{source}.train.bin", np.uint16) for source in corpus.SOURCES]))
+        answer = partial(gates.complete, model, brain)
+        count = partial(gates.complete_by_counts, ngram, brain, stops=loaded.stop_ids)
+        look_up(run, args, brain, answer, partial(gates.complete, start, brain), count)
+        write_stories(run, args, brain, partial(answer, seed=args.seed), partial(count, seed=args.seed))
+        del ngram, count  # half a gigabyte and more
+        bits(run, args, loaded, folder)
+        found = run.report["metrics"]
+        run.conclude(
+            f"Look-up {found['lookup_exact_match']['mean']:.1%}, names {found['name_consistency']['mean']:.1%}, "
+            f"grammar {found['grammar_clean']['mean']:.1%}."
+        )
+    return run.report
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)

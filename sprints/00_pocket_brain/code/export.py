@@ -1,0 +1,60 @@
+"""A finished checkpoint as a folder that transformers loads: weights, tokenizer, configuration, corpus manifest, model card."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from .model import SHAPES, configuration, to_transformers
+from .text import tokenizer
+
+CARD = """---
+license: mit
+language: en
+pipeline_tag: text-generation
+---
+# Pocket Brain {size}
+
+A Llama of {parameters} parameters, pretrained from nothing by sprint 00 of this repository (`make pocket-train`) on text that is
+on every machine. It is the offline base model of the other sprints, made to be tuned and read, not to be relied on.
+
+- **Architecture:** `LlamaForCausalLM`, {layers} layers, width {width}, {heads} heads, tied embeddings, vocabulary {vocabulary},
+  context {context}.
+- **Chat format:** `<|user|>`, text, `<|end|>`, `<|assistant|>`; an answer ends with `<|end|>`, a text with `<|endoftext|>`.
+- **Trained on** {tokens} tokens: {mix}; in {hours} hours on {machine}.
+- **Corpus:** generated stories and tasks, hand-written prose and dialogues, docstrings and functions of the packages in
+  `corpus.json`.
+- **Licence:** MIT, for the weights as for the text written here; the licences of the packages stand in `corpus.json`.
+- **Gates:** `results/gates/report.json` of the sprint.
+
+## Limits
+
+It knows the small world of its corpus, in simple English, and no facts beyond it; it forgets and invents. Its code looks like code.
+It was not aligned or filtered beyond the choice of its text. Do not use it where an answer matters.
+"""
+
+
+def export(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast, target: Path, facts: dict, manifest: dict) -> Path:
+    """Write the folder beside its place, then put it there; returns the weights file. `facts` fill the card."""
+    state = load_file(checkpoint)
+    weights = {name.removeprefix("master."): tensor.bfloat16() for name, tensor in state.items() if name.startswith("master.")}
+    shape = SHAPES[size]
+    vocabulary = brain.get_vocab()
+    model = to_transformers(configuration(shape, vocabulary[tokenizer.END_OF_TEXT], vocabulary[tokenizer.PAD]), weights)
+    model.generation_config = tokenizer.generation_config(brain)
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer.save(brain, part)
+    (part / "corpus.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    sizes = {key: getattr(shape, key) for key in ("layers", "width", "heads", "vocabulary", "context")}
+    card = CARD.format(size=size, parameters=f"{shape.parameters:,}", **sizes, **facts)
+    (part / "README.md").write_text(card, encoding="utf-8")
+    old = target.with_name(f"{target.name}.old")
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target / "model.safetensors"

@@ -1,0 +1,98 @@
+"""Let the Pocket Brain write: answer a prompt, or write the sheet of 24 samples.
+
+$ make pocket-generate PROMPT="Write a short story about a cat named Milo."   streams an answer
+$ make pocket-generate PROMPT="Once there was" ARGS=--plain                   goes on with a text
+$ make pocket-generate                                                        the sample sheet, nothing selected
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared import models, runlog
+from shared.device import pick
+from shared.errors import UserError
+from shared.report import write_atomically
+from shared.runlog import console
+
+PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
+
+
+@dataclass
+class Args(runlog.Args):
+    """What to write about, and how boldly."""
+
+    prompt: str = ""
+    """What to say to the model; without it, the sample sheet is written."""
+    plain: bool = False
+    """Go on with the prompt as a text, instead of answering it as a message."""
+    model: str = "pocket"
+    """pocket, smollm, phi3, a hub id or a folder."""
+    max_new_tokens: int = 200
+    """Longest answer, in tokens."""
+    temperature: float = 0.7
+    """Boldness: 0 always takes the likeliest token."""
+    top_p: float = 0.9
+    """Only the likeliest tokens that together hold this much probability are drawn."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> str:
+    """The text for one prompt, shown while it is written."""
+    pieces = []
+    asked = prompt if plain else [{"role": "user", "content": prompt}]
+    sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
+    for piece in models.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling):
+        console.print(piece, end="", soft_wrap=True)
+        pieces.append(piece)
+    console.print()
+    return "".join(pieces)
+
+
+def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
+    """One draw for each prompt of data/prompts.txt; lines that begin with > are texts to go on with."""
+    prompts = PROMPTS.read_text(encoding="utf-8").strip().split("\n")
+    prompts = prompts[:2] if args.smoke else prompts
+    lines, lengths = (
+        ["# Samples", "", f"One draw each, seed {args.seed}, temperature {args.temperature}, nothing selected.", ""],
+        [],
+    )
+    for prompt in prompts:
+        plain, prompt = prompt.startswith("> "), prompt.removeprefix("> ").replace("\\n", "\n")
+        console.print(f"\n{prompt}", style="bold")
+        text = write(loaded, args, prompt, plain)
+        lengths.append(len(loaded.tokenizer(text)["input_ids"]))
+        lines += [f"## {prompt.splitlines()[0]}", "", "````", prompt + text if plain else text, "````", ""]
+    run.metric("sample_tokens", lengths, unit="tokens", meaning="length of the samples on the sheet")
+    run.observe(f"{int(np.sum(np.array(lengths) < args.max_new_tokens))} of {len(lengths)} samples end by themselves.")
+    run.conclude(f"{len(lengths)} texts, nothing selected, in samples.md beside this report.")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.folder / "samples.md", "\n".join(lines).encode())
+
+
+def main(args: Args) -> dict | None:
+    if args.max_new_tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        raise UserError("--max-new-tokens must be at least 1, --temperature at least 0, --top-p in (0, 1]")
+    if args.prompt:
+        loaded = models.load(args.model, args.device)
+        console.print(str(loaded), style="dim")
+        write(loaded, args, args.prompt, args.plain)
+        return None
+    if args.smoke:
+        args.max_new_tokens = 8
+    setup = {
+        "prompts": "data/prompts.txt, written before the model was trained",
+        "decoding": "temperature 0.7, top-p 0.9, one draw",
+    }
+    title, objective = "Sample sheet", "Read what the model writes, without a selection."
+    with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        loaded = models.load(args.model, pick(args.device, ("cpu", "cuda", "mps", "mlx")))
+        console.print(str(loaded), style="dim")
+        sheet(args, loaded, run)
+    return run.report
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)

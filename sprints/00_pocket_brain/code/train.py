@@ -1,0 +1,233 @@
+"""Pretrain the Pocket Brain: corpus, tokenizer, training on every core, weights. Stop and start it as you like.
+
+$ make pocket-train                                          the shipped model: hours on two cores, resumes after a stop
+$ make pocket-train ARGS="--only pretraining --size 1M --tokens 5_000_000"   a small one, in minutes, to runs/custom
+$ make pocket-train ARGS="--only scaling"                    loss against tokens and parameters, Muon against AdamW
+$ make pocket-train ARGS=--smoke                             toy size, seconds
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from shared import runlog
+from shared.environment import describe_machine
+from shared.errors import UserError
+from shared.sprints import ROOT
+
+from . import scaling
+from .export import export
+from .pretrain import Pretraining, Settings, history, matmul_peak
+from .text import corpus
+
+RUNS = ROOT / "runs" / "pocket"
+
+
+@dataclass
+class Args(runlog.Args):
+    """How large, how long, and with which optimizer."""
+
+    size: Literal["1M", "3M", "6M"] = "6M"
+    """Parameters of the model."""
+    tokens: int = 42_000_000
+    """Tokens to train on. A finished run goes on when the number is raised."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: orthogonalised momentum for the matrices, AdamW for embedding and norms. adamw: AdamW for everything."""
+    processes: int = 0
+    """Processes that share each batch; 0 takes one per physical core, or one per GPU."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    scaling_tokens: int = 8_000_000
+    """Longest of the short runs behind the scaling law."""
+    only: tuple[str, ...] = ()
+    """Which experiments to run: pretraining, scaling (both when not given)."""
+
+
+def processes_for(device: str) -> int:
+    """One per GPU, or one per physical core that this program may use, at most sixteen: then each still has a sequence per step."""
+    if device == "cuda":
+        return torch.cuda.device_count()
+    machine = describe_machine()
+    return min(machine["logical_cores"] or 1, machine["physical_cores"] or 16, 16)
+
+
+def fastest_dtype(device: str) -> str:
+    """bfloat16 where its matrix products are faster than those of float32, which on a CPU depends on its instructions."""
+    rates = {dtype: matmul_peak(torch.device(device), dtype, 1024) for dtype in ("bfloat16", "float32")}
+    return max(rates, key=lambda dtype: rates[dtype])
+
+
+def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> list[dict]:
+    """Run the training processes until the checkpoint is complete, and give the log. None of them outlives this call."""
+    settings = settings.write(folder)
+    if (entries := history(folder)) and entries[-1]["step"] == settings.steps and (folder / "checkpoint.safetensors").exists():
+        return entries
+    processes = processes or processes_for(device)
+    if processes == 1:
+        Pretraining(folder, device).run()
+        return history(folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.pretrain", str(folder), device]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        code = process.wait()
+    finally:  # Ctrl-C reaches the processes too; another signal reaches only this one
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if code:
+        raise UserError("pretraining stopped; what went wrong stands above, the same command resumes it")
+    return history(folder)
+
+
+def curves(entries: list[dict], title: str):
+    """Held-out loss of every source over the tokens seen."""
+    with runlog.style() as plt:
+        figure, axes = plt.subplots(figsize=(8, 4.2))
+        tokens = [entry["tokens"] / 1e6 for entry in entries]
+        for source in entries[-1]["heldout"]:
+            axes.plot(tokens, [entry["heldout"][source] for entry in entries], label=source)
+        axes.set(xlabel="million tokens", ylabel="held-out loss, nats per token", title=title, yscale="log")
+        axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axes.legend(ncols=2)
+        return figure
+
+
+def main(args: Args) -> dict:
+    if args.tokens < 100_000 or args.scaling_tokens < 100_000:
+        raise UserError("--tokens and --scaling-tokens must be at least 100 000: fewer are a handful of steps")
+    if unknown := set(args.only) - set(EXPERIMENTS):
+        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    base = (args.out or ROOT / "runs" / "smoke") / "pocket" if args.smoke else RUNS
+    if args.smoke:
+        args.processes = 1
+        shutil.rmtree(base, ignore_errors=True)
+    return {name: EXPERIMENTS[name](args, base) for name in args.only or EXPERIMENTS}
+
+
+def settings_for(args: Args, base: Path, device: str, **changes) -> Settings:
+    """The settings of a run on the corpus in `base`; at smoke size a toy of the same shape."""
+    small = {
+        "size": "1M",
+        "tokens": 6 * 1024,
+        "step_tokens": 1024,
+        "evaluate_every": 3,
+        "context": 64,
+        "final_context": 128,
+        "windows": 2,
+    }
+    chosen = {"corpus": str(base / "corpus"), "mix": corpus.MIX, "seed": args.seed, "dtype": fastest_dtype(device)} | changes
+    return Settings(**chosen | small) if args.smoke else Settings(**chosen)
+
+
+def pretraining(args: Args, base: Path) -> dict:
+    """The shipped model."""
+    setup = {
+        "model": "Llama with tied embeddings, 4 096 tokens of vocabulary",
+        "data": "five sources, held-out families and files (code/corpus.py)",
+        "optimisation": "Muon and AdamW, bf16 weights with fp32 masters; warm-up, constant rate, linear decay over the second half",
+    }
+    title, objective = "Pretraining from nothing", "The base model that the other sprints tune without a network or a GPU."
+    with runlog.Run(args, __file__, "pretraining", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        manifest = corpus.build(base / "corpus", smoke=args.smoke)
+        brain = AutoTokenizer.from_pretrained(base / "corpus")
+        settings = settings_for(args, base, run.device.kind, size=args.size, optimizer=args.optimizer, tokens=args.tokens)
+        folder = base / f"{args.size}_{args.optimizer}_{args.seed}"
+        entries = pretrain(folder, settings, args.processes, run.device.kind)
+        last, machine = entries[-1], run.report["machine"]
+        facts = {
+            "tokens": f"{last['tokens']:,}",
+            "hours": f"{last['seconds'] / 3600:.2f}",
+            "mix": ", ".join(f"{source} {share:.0%}" for source, share in settings.mix.items()),
+            "machine": f"{machine['cpu']} ({machine['logical_cores']} cores)",
+        }
+        checkpoint = folder / "checkpoint.safetensors"
+        weights = export(checkpoint, settings.size, brain, run.folder.parent / "model", facts, manifest)
+        for source, sides in manifest["sources"].items():
+            with (base / "corpus" / f"{source}.train.bin").open("rb") as shard:
+                digest = hashlib.file_digest(shard, "sha256").hexdigest()
+            run.data(
+                source, digest, rows=sides["train"]["tokens"], source=f"{sides['train']['characters']} characters, code/corpus.py"
+            )
+        record(run, entries, weights)
+    return run.report
+
+
+def scaling_law(args: Args, base: Path) -> dict:
+    """Three sizes at three budgets, and Muon against AdamW."""
+    setup = {
+        "runs": "sizes 1M, 3M, 6M; a quarter, a half and the whole of the budget; each with its own schedule down to zero",
+        "loss": "held-out nats per token, 64 windows per source, the sources weighted as in training",
+        "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of four learning rates",
+    }
+    title, objective = "What more compute would buy", "Loss against parameters and tokens, and what the optimizer is worth."
+    with runlog.Run(args, __file__, "scaling", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        corpus.build(base / "corpus", smoke=args.smoke)
+        budgets = [args.scaling_tokens // 4, args.scaling_tokens // 2, args.scaling_tokens]
+        short = settings_for(args, base, run.device.kind, step_tokens=4096, final_context=256, windows=64, evaluate_every=10**9)
+        if args.smoke:
+            budgets = [2048, 3072, 4096]
+        runs = scaling.Runs(
+            base / "scaling", short, lambda folder, chosen: pretrain(folder, chosen, args.processes, run.device.kind)
+        )
+        folder = base / f"{args.size}_{args.optimizer}_{args.seed}"
+        entries, weights = history(folder), folder / "checkpoint.safetensors"
+        shipped = (short.size if args.smoke else args.size, entries[-1]["tokens"], weights) if entries else None
+        scaling.law(run, runs, budgets, shipped)
+        scaling.optimizers(run, runs, budgets[0], range(2 if args.smoke else 5))
+        found = run.report["metrics"]
+        muon, adamw = found["loss_muon"]["mean"], found["loss_adamw"]["mean"]
+        run.conclude(f"After the same tokens Muon ends at {muon:.3f} nats per token, AdamW at {adamw:.3f}.")
+    return run.report
+
+
+EXPERIMENTS = {"pretraining": pretraining, "scaling": scaling_law}
+
+
+def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:
+    """What the run gave, from its log."""
+    last = entries[-1]
+    rates = [entry["tokens_per_second"] for entry in entries]
+    run.metric("pretraining_tokens", last["tokens"], unit="tokens", meaning="tokens the shipped weights have seen")
+    run.metric("pretraining_hours", last["seconds"] / 3600, unit="hours", meaning="wall time of the training loop on this machine")
+    run.metric(
+        "model_megabytes", weights.stat().st_size / 1e6, unit="MB", higher_is_better=False, meaning="size of the weights file"
+    )
+    run.metric(
+        "pretraining_tokens_per_second",
+        sorted(rates)[len(rates) // 2],
+        unit="tokens/s",
+        higher_is_better=True,
+        meaning="median over the run, evaluations included; other work shared the cores",
+    )
+    for source, loss in last["heldout"].items():
+        run.metric(
+            f"final_loss_{source}",
+            loss,
+            unit="nats",
+            higher_is_better=False,
+            meaning=f"loss per token on 16 fixed windows of held-out {source} at the end",
+        )
+    run.figure(
+        curves(entries, "Held-out loss while training"),
+        "curves",
+        shows="Held-out loss per source while training; the learning rate falls to zero over the second half.",
+        matters="Where a curve still falls at the end, more hours would help; where it is flat, only other text would.",
+    )
+    run.observe(f"{last['tokens'] / 1e6:.1f} million tokens in {last['seconds'] / 3600:.2f} hours.")
+    run.conclude(
+        f"The model fits into {weights.stat().st_size / 1e6:.1f} MB and was trained in {last['seconds'] / 3600:.1f} hours."
+    )
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)

@@ -1,0 +1,107 @@
+"""Sprint 00: the corpus and its held-out sides, the tokenizer, and what must never be in the text."""
+
+import random
+import re
+from importlib import import_module
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import sprints
+
+CODE = "sprints.00_pocket_brain.code"
+corpus = import_module(f"{CODE}.text.corpus")
+library = import_module(f"{CODE}.text.library")
+tokenizer = import_module(f"{CODE}.text.tokenizer")
+stories = import_module(f"{CODE}.text.stories")
+tasks = import_module(f"{CODE}.text.tasks")
+Sample = import_module(f"{CODE}.text.sample").Sample
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return tokenizer.train(corpus.synthetic("task", False, 0.2, 5), 1000)
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text())
+def test_tokenizer_gives_back_any_text(brain, text):
+    ids = brain(text, add_special_tokens=False)["input_ids"]
+    if not any(special in text for special in tokenizer.SPECIALS):
+        assert brain.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_digits_are_single_and_specials_are_one_token(brain):
+    assert brain.tokenize("in 1984")[-4:] == list("1984")
+    for special in tokenizer.SPECIALS:
+        assert len(brain(special)["input_ids"]) == 1
+    assert max(len(token) for token in brain.get_vocab() if token not in tokenizer.SPECIALS) <= 16
+
+
+def test_training_chats_are_written_as_the_template_writes_them(brain):
+    sample = Sample("x", ("Hello?", "Hi.", "More", "No."), system="Be kind.")
+    messages = [{"role": "system", "content": "Be kind."}]
+    messages += [{"role": role, "content": turn} for role, turn in zip(["user", "assistant"] * 2, sample.turns, strict=True)]
+    assert tokenizer.chat(sample) == brain.apply_chat_template(messages, tokenize=False)
+    prompt = brain.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    assert tokenizer.chat(sample).startswith(prompt)
+    encoded = brain.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    answered = [i for i, keep in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if keep]
+    assert brain.decode(answered) == "Hi.<|end|>No.<|end|>"
+
+
+def test_held_out_families_never_train():
+    for make, families in ((stories.story, stories.FAMILIES), (tasks.task, tasks.FAMILIES)):
+        kept_back = corpus.held_out(families)
+        assert len(families) / 20 < len(kept_back) < len(families) / 8
+        rng = random.Random(0)
+        assert make(rng, sorted(kept_back)[0]).family in kept_back
+    seen = {sample.family for held in (False, True) for sample in corpus.written(held)}
+    held = {sample.family for sample in corpus.written(True)}
+    assert held and held == corpus.held_out(seen)
+    assert not held & {sample.family for sample in corpus.written(False)}
+
+
+def test_hand_written_text_is_large_and_plain():
+    pieces = corpus.written(False) + corpus.written(True)
+    assert sum(len(turn) for piece in pieces for turn in piece.turns) > 150_000
+    assert all(turn.isascii() and turn.strip() for piece in pieces for turn in piece.turns)
+    assert len({piece.turns for piece in pieces}) == len(pieces)
+
+
+def grams(text: str, length: int = 8) -> set[tuple[str, ...]]:
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+
+
+def test_nothing_the_other_sprints_evaluate_on_is_in_the_corpus():
+    """Every file that a sprint keeps for its evaluation (data/heldout*), and the prompts of the original sprints: no shared 8-gram."""
+    withheld = [path.read_text(encoding="utf-8") for path in sprints.ROOT.glob("sprints/0[145]_*/data/heldout*")]
+    withheld.append((sprints.ROOT / "sprints/00_pocket_brain/data/withheld.txt").read_text(encoding="utf-8"))
+    kept = set().union(*(grams(text) for text in withheld))
+    assert kept
+    written = [turn for held in (False, True) for sample in corpus.written(held) for turn in sample.turns]
+    rng = random.Random(0)
+    made = [turn for _ in range(3000) for make in (stories.story, tasks.task) for turn in make(rng).turns]
+    for text in written + made:
+        assert not kept & grams(text), text[:200]
+
+
+def test_library_texts_are_split_by_file_and_clean():
+    found = library.texts(smoke=True)
+    train = {text.text for text in found if not text.held_out}
+    held = {text.text for text in found if text.held_out}
+    assert train and held and not train & held
+    assert all("<|" not in text.text and text.text.isascii() for text in found)
+    assert "copyright" not in " ".join(train | held).lower()
+    rows = library.manifest(found)
+    assert {row["licence"] for row in rows} and all(row["licence"] and row["version"] for row in rows)
+
+
+def test_every_library_is_permissive_and_locked():
+    locked = (sprints.ROOT / "requirements.lock").read_text().lower()
+    for row in library.packages()[1:]:
+        assert f"\n{row['name'].lower()}==" in f"\n{locked}"
+        assert re.search(r"BSD|MIT|Apache|PSF|Python Software", row["licence"]), row
+        assert "GPL" not in row["licence"]

@@ -1,0 +1,163 @@
+"""Sprint 00: whole pretraining runs in processes of their own, as train.py starts them: resume, agreement, and what goes wrong."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shared import sprints
+from shared.errors import UserError
+
+CODE = "sprints.00_pocket_brain.code"
+pretrain = import_module(f"{CODE}.pretrain")
+train = import_module(f"{CODE}.train")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A corpus that can be learned: a repeating walk through the vocabulary."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for name, stride in (("story", 3), ("task", 7)):
+        for side in ("train", "heldout"):
+            walk = (np.arange(6000) * stride + (rng.random(6000) < 0.05)) % 300
+            walk.astype(np.uint16).tofile(folder / f"{name}.{side}.bin")
+    return folder
+
+
+def run_settings(shards, **changes):
+    base = pretrain.Settings(
+        str(shards), {"story": 0.5, "task": 0.5}, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256
+    )
+    small = {"context": 32, "final_context": 64, "warmup_steps": 3, "evaluate_every": 6, "checkpoint_seconds": 0.0}
+    return replace(base, **(small | changes))
+
+
+def kill(process):
+    """kill -9 for torchrun and for the processes it started, which have sessions of their own."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        for member in [parent, *parent.children(recursive=True)]:
+            member.kill()
+        process.wait()
+
+
+@pytest.fixture
+def start():
+    """Starts a run; what still lives of it at the end of the test is killed."""
+    running = []
+
+    def begin(folder, settings, processes=2):
+        settings.write(folder)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        process = subprocess.Popen(
+            [*command, "-m", f"{CODE}.pretrain", str(folder), "cpu"],
+            cwd=sprints.ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        kill(process)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, shards):
+    """A run that nobody disturbed, by two processes that train.py started."""
+    folder = tmp_path_factory.mktemp("whole")
+    entries = train.pretrain(folder, run_settings(shards), 2, "cpu")
+    assert entries[-1]["heldout"]["story"] < entries[0]["heldout"]["story"] < 9
+    assert [entry["step"] for entry in entries] == [6, 12, 18, 24] and entries[-1]["tokens"] == 24 * 512
+    return folder
+
+
+def state(folder):
+    return {name: tensor for name, tensor in load_file(folder / "checkpoint.safetensors").items() if name != "seconds"}
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, shards, whole, start):
+    """kill -9 in the middle, start again: the same weights, momentum and moments, bit for bit."""
+    process = start(tmp_path, run_settings(shards))
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kill(process)
+    assert 0 < int(state(tmp_path)["step"]) < 24, "the kill came too late to test anything"
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 12, "tok')  # a line that the kill tore
+    process = start(tmp_path, run_settings(shards))
+    assert process.wait(120) == 0, process.stdout.read()
+    one, two = state(whole), state(tmp_path)
+    assert set(one) == set(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [entry["step"] for entry in pretrain.history(tmp_path)] == [6, 12, 18, 24]
+
+
+def test_one_process_takes_the_steps_of_two(tmp_path, shards, whole):
+    """The sums run in another order, so the weights agree to rounding; a mean in place of a sum would double them."""
+    settings = run_settings(shards, tokens=24 * 512)
+    train.pretrain(tmp_path, settings, 1, "cpu")
+    one, two = state(tmp_path), state(whole)
+    for name in one:
+        if name.startswith("master."):
+            assert torch.nn.functional.cosine_similarity(one[name].flatten(), two[name].flatten(), dim=0) > 0.99, name
+    losses = [pretrain.history(folder)[-1]["heldout"]["story"] for folder in (tmp_path, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path, shards):
+    settings = run_settings(shards, tokens=2 * 512, evaluate_every=1)
+    train.pretrain(tmp_path, settings, 1, "cpu")
+    for change in ({"optimizer": "adamw"}, {"tokens": 512}, {"matrix_rate": 0.5}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            replace(settings, **change).write(tmp_path)
+    entries = train.pretrain(tmp_path, replace(settings, tokens=4 * 512), 1, "cpu")
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path, shards):
+    settings = run_settings(shards, tokens=512)
+    train.pretrain(tmp_path, settings, 1, "cpu")
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        pretrain.Pretraining(tmp_path, "cpu")
+
+
+def test_a_folder_has_one_writer(tmp_path, shards):
+    run_settings(shards).write(tmp_path)
+    held = pretrain.only_writer(tmp_path)
+    with pytest.raises(UserError, match="another process"):
+        pretrain.Pretraining(tmp_path, "cpu")
+    held.close()
+    pretrain.Pretraining(tmp_path, "cpu")
+
+
+def test_impossible_settings_are_refused(shards):
+    for change in ({"tokens": 100}, {"warmup_steps": 0}, {"context": 100}, {"decay_share": 0.0}):
+        with pytest.raises(UserError):
+            run_settings(shards, **change)
+
+
+def test_schedule_and_batches(shards):
+    chosen = run_settings(shards)
+    scales = [chosen.scale(step) for step in range(chosen.steps)]
+    assert scales[0] == pytest.approx(1 / 3) and max(scales) == 1.0 and 0 < scales[-1] < 0.1
+    assert scales[chosen.steps // 2 :] == sorted(scales[chosen.steps // 2 :], reverse=True)
+    data = pretrain.Shards(chosen)
+    assert data.batch(0).shape == (16, 33) and data.batch(chosen.steps - 1).shape == (8, 65)
+    assert np.array_equal(data.batch(5), pretrain.Shards(chosen).batch(5))
+    assert not np.array_equal(data.batch(5), data.batch(6))
