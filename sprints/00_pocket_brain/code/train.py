@@ -98,6 +98,7 @@ def curves(entries: list[dict], title: str):
             axes.plot(tokens, [entry["heldout"][source] for entry in entries], label=source)
         axes.set(xlabel="million tokens", ylabel="held-out loss, nats per token", title=title, yscale="log")
         axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axes.minorticks_off()
         axes.legend(ncols=2)
         return figure
 
