@@ -67,13 +67,13 @@ def turns(block: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts[1::2])
 
 
-def generated(make: Callable[..., Sample], families: Iterable[str], held: bool, seed: int) -> Iterator[str]:
-    """Endless texts of the training families, or of the held-out ones."""
-    rng, kept_back = random.Random(seed), sorted(held_out() & set(families))
+def samples(make: Callable[..., Sample], families: Iterable[str], held: bool, rng: random.Random) -> Iterator[Sample]:
+    """Endless samples of the training families, or of the held-out ones."""
+    kept_back = sorted(held_out() & set(families))
     while True:
         sample = make(rng, rng.choice(kept_back)) if held else make(rng)
         if held or sample.family not in kept_back:
-            yield tokenizer.render(sample, rng)
+            yield sample
 
 
 def limited(texts: Iterable[str], megabytes: float) -> Iterator[str]:
@@ -90,7 +90,8 @@ def limited(texts: Iterable[str], megabytes: float) -> Iterator[str]:
 
 def synthetic(source: str, held: bool, megabytes: float, seed: int) -> Iterator[str]:
     make, families = {"story": (stories.story, stories.FAMILIES), "task": (tasks.task, tasks.FAMILIES)}[source]
-    return limited(generated(make, families, held, seed), megabytes)
+    rng = random.Random(seed)
+    return limited((tokenizer.render(sample, rng) for sample in samples(make, families, held, rng)), megabytes)
 
 
 def encode(brain: PreTrainedTokenizerFast, texts: Iterable[str]) -> tuple[np.ndarray, int]:
