@@ -38,8 +38,8 @@ CONTINUE = (
 
 
 def story(rng: random.Random, family: str | None = None) -> Sample:
-    """One story of a family (or of a random one)."""
-    family = family or rng.choice(FAMILIES)
+    """One story of a family (or of a random one, an adventure in one of four)."""
+    family = family or rng.choice(tuple(scenes()) if rng.random() < 0.25 else tuple(plots()))
     if family in scenes():
         return quest(rng, family)
     plot = plots()[family]
