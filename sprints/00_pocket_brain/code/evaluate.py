@@ -1,6 +1,6 @@
 """The gates: look-up in context, names that stay, grammar, bits per character of unseen text, each beside its baselines.
 
-$ make pocket-eval               all of it, some twenty minutes (builds the corpus first when it is not there)
+$ make pocket-eval               all of it, minutes (builds the corpus first when it is not there)
 $ make pocket-eval ARGS=--smoke  toy size, seconds
 """
 
@@ -22,9 +22,10 @@ from shared.sprints import ROOT
 
 from . import gates, rules
 from .kneser_ney import ORDER, KneserNey
-from .text import corpus
+from .text import corpus, stories
 
 Answer = Callable[[Sequence[str], int], list[str]]  # prompts, tokens -> what follows
+PLOTS = len(corpus.held_out() & set(stories.FAMILIES))
 Questions = list[tuple[gates.Sample, list[str]]]
 
 
@@ -106,18 +107,19 @@ def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answ
         "": (
             openings,
             written,
-            "mentions of names, in stories continued from 5 held-out plots, that stand in the opening or are introduced",
+            f"mentions of names, in stories continued from {PLOTS} held-out plots, that stand in the opening or are introduced",
         ),
         "_ceiling": (openings, true, "the same of the true continuations: what the rules let pass"),
         "_floor": (openings[1:] + openings[:1], true, "the same of the true continuations behind the opening of another story"),
         "_ngram": (openings[: len(by_counts)], by_counts, ngram),
     }
-    for key, (before, texts, meaning) in sets.items():
-        verdicts = gates.name_verdicts(before, texts)
+    judged = {key: gates.name_verdicts(before, texts) for key, (before, texts, _) in sets.items()}
+    for key, (_, _, meaning) in sets.items():
+        verdicts = judged[key]
         mentions = [float(good) for story in verdicts for good in story] or [0.0]  # nobody named: nothing shown
         interval = gates.cluster_interval(verdicts) if any(verdicts) else None
         fraction(run, f"name_consistency{key}", mentions, f"{meaning}; interval over stories", interval)
-    whole = np.array([all(story) for story in gates.name_verdicts(openings, written)])
+    whole = np.array([all(story) for story in judged[""]])
     fraction(run, "name_consistency_stories", whole, "continued stories in which every name is one of the opening or introduced")
     what = f"continuations of {gates.STORY_TOKENS} tokens that have {gates.STORY_WORDS} words or more and break none of "
     fraction(run, "grammar_clean", clean(written), f"{what}{len(rules.RULES) + 1} rules")
@@ -161,7 +163,7 @@ def bits(run: runlog.Run, args: Args, loaded: models.LoadedModel, folder: Path) 
         figure, axes = plt.subplots(figsize=(8, 3.6))
         places = np.arange(len(bars))
         axes.bar(places - 0.2, [ours for ours, _ in bars.values()], 0.38, label="Pocket Brain")
-        axes.bar(places + 0.2, [theirs for _, theirs in bars.values()], 0.38, label=f"{ORDER}-gram Kneser-Ney", color="C7")
+        axes.bar(places + 0.2, [theirs for _, theirs in bars.values()], 0.38, label=f"{ORDER}-gram Kneser-Ney", color="0.6")
         axes.set_xticks(places, list(bars))
         axes.set(ylabel="bits per character, held out", title="What an unseen character costs")
         axes.legend()
@@ -181,7 +183,7 @@ def main(args: Args) -> dict:
     setup = {
         "model": "the committed weights",
         "look-up": "facts and questions in the chat format, all names invented and reserved; greedy; exact match",
-        "stories": "plain openings of 5 held-out plots, continued at temperature 0.7, top-p 0.9; names and grammar by rules; "
+        "stories": f"openings of {PLOTS} held-out plots, continued at temperature 0.7, top-p 0.9; names and grammar by rules; "
         f"a continuation below {gates.STORY_WORDS} words fails; the interval of names is a bootstrap over stories",
         "bits per character": "held-out plots, phrasings and files; the n-gram model learns each source alone, which favours it",
     }

@@ -9,6 +9,7 @@ $ make pocket-train ARGS=--smoke                             toy size, seconds
 import hashlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from .export import export
 from .pretrain import Pretraining, Settings, history, matmul_peak
 from .text import corpus
 
-RUNS = ROOT / "runs" / "pocket"
+RUNS = corpus.FOLDER.parent
 
 
 @dataclass
@@ -130,11 +131,16 @@ def settings_for(args: Args, base: Path, device: str, **changes) -> Settings:
     return Settings(**chosen | small) if args.smoke else Settings(**chosen)
 
 
+def shipped_run(args: Args, base: Path) -> Path:
+    """The folder of the run behind the shipped model."""
+    return base / f"{args.size}_{args.optimizer}_{args.seed}"
+
+
 def pretraining(args: Args, base: Path) -> dict:
     """The shipped model."""
     setup = {
         "model": "Llama with tied embeddings, 4 096 tokens of vocabulary",
-        "data": "five sources, held-out families and files (code/corpus.py)",
+        "data": "five sources, held-out families and files (code/text/corpus.py)",
         "optimisation": "Muon and AdamW, bf16 weights with fp32 masters; warm-up, constant rate, linear decay over the second half",
     }
     title, objective = "Pretraining from nothing", "The base model that the other sprints tune without a network or a GPU."
@@ -142,7 +148,7 @@ def pretraining(args: Args, base: Path) -> dict:
         manifest = corpus.build(base / "corpus", smoke=args.smoke)
         brain = AutoTokenizer.from_pretrained(base / "corpus")
         settings = settings_for(args, base, run.device.kind, size=args.size, optimizer=args.optimizer, tokens=args.tokens)
-        folder = base / f"{args.size}_{args.optimizer}_{args.seed}"
+        folder = shipped_run(args, base)
         entries = pretrain(folder, settings, args.processes, run.device.kind)
         last, machine = entries[-1], run.report["machine"]
         facts = {
@@ -156,9 +162,8 @@ def pretraining(args: Args, base: Path) -> dict:
         for source, sides in manifest["sources"].items():
             with (base / "corpus" / f"{source}.train.bin").open("rb") as shard:
                 digest = hashlib.file_digest(shard, "sha256").hexdigest()
-            run.data(
-                source, digest, rows=sides["train"]["tokens"], source=f"{sides['train']['characters']} characters, code/corpus.py"
-            )
+            train = sides["train"]
+            run.data(source, digest, rows=train["tokens"], source=f"{train['characters']} characters, code/text/corpus.py")
         record(run, entries, weights)
     return run.report
 
@@ -180,7 +185,7 @@ def scaling_law(args: Args, base: Path) -> dict:
         runs = scaling.Runs(
             base / "scaling", short, lambda folder, chosen: pretrain(folder, chosen, args.processes, run.device.kind)
         )
-        folder = base / f"{args.size}_{args.optimizer}_{args.seed}"
+        folder = shipped_run(args, base)
         entries, weights = history(folder), folder / "checkpoint.safetensors"
         shipped = (short.size if args.smoke else args.size, entries[-1]["tokens"], weights) if entries else None
         scaling.law(run, runs, budgets, shipped)
@@ -205,7 +210,7 @@ def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:
     )
     run.metric(
         "pretraining_tokens_per_second",
-        sorted(rates)[len(rates) // 2],
+        statistics.median_high(rates),
         unit="tokens/s",
         higher_is_better=True,
         meaning="median over the run, evaluations included; other work shared the cores",

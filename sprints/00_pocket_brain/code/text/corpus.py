@@ -2,7 +2,7 @@
 
 story      the simulated small world (stories.py)              split by plot
 task       copying, look-up, instructions (tasks.py)           split by phrasing
-prose      data/prose/*.txt, written for this corpus           split by file
+prose      data/prose and data/dialogues, written by hand      split by file
 docstring  docstrings of installed packages (library.py)       split by file
 code       their short functions                               split by file
 """
@@ -152,18 +152,16 @@ def build(folder: Path = FOLDER, *, smoke: bool = False, brain: PreTrainedTokeni
                 mine = [(part, fixed[source, held][start : start + 10_000]) for start in range(0, len(fixed[source, held]), 10_000)]
             jobs += mine
             names += [(source, held)] * len(mine)
-    arrays: dict[tuple[str, bool], list[np.ndarray]] = {}
+    parts: dict[tuple[str, bool], list[tuple[np.ndarray, int]]] = {}
     sizes: dict[str, dict[str, dict[str, int]]] = {source: {} for source in SOURCES}
-    characters: dict[tuple[str, bool], int] = {}
     with ProcessPoolExecutor(1 if smoke else None, get_context("spawn"), one_thread) as pool:
-        for name, (tokens, length) in track(zip(names, pool.map(encode_part, jobs), strict=True), len(jobs)):
-            arrays.setdefault(name, []).append(tokens)
-            characters[name] = characters.get(name, 0) + length
-    for (source, held), members in arrays.items():
+        for name, encoded in track(zip(names, pool.map(encode_part, jobs), strict=True), len(jobs)):
+            parts.setdefault(name, []).append(encoded)
+    for (source, held), members in parts.items():
         side = "heldout" if held else "train"
-        tokens = np.concatenate(members)
+        tokens = np.concatenate([tokens for tokens, _ in members])
         tokens.tofile(part / f"{source}.{side}.bin")
-        sizes[source][side] = {"tokens": len(tokens), "characters": characters[source, held]}
+        sizes[source][side] = {"tokens": len(tokens), "characters": sum(length for _, length in members)}
     manifest = {"sources": sizes, "packages": library.manifest(library_texts)}
     write_atomically(part / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
