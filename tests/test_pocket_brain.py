@@ -52,6 +52,23 @@ def test_loss_and_gradients_equal_those_of_transformers(length, block, monkeypat
         assert torch.norm(gradient - reference) <= 2e-5 * torch.norm(reference) + 1e-9, name
 
 
+def test_importance_weighs_the_loss_of_each_token():
+    ours, _ = twin(SMALL)
+    tokens = torch.randint(0, SMALL.vocabulary, (1, 9), generator=torch.Generator().manual_seed(2))
+    parts, gradients = [], []
+    for place in range(1, 9):
+        importance = torch.zeros(1, 9)
+        importance[0, place] = 1.0
+        loss = ours.loss(tokens, importance)
+        gradients.append(torch.autograd.grad(loss, ours.embedding)[0])
+        parts.append(float(loss.detach()))
+    factors = torch.tensor([[0.0, 1, 2, 0, 1, 4, 1, 3, 1]])
+    weighed = ours.loss(tokens, factors)
+    assert float(weighed.detach()) == pytest.approx(float(factors[0, 1:] @ torch.tensor(parts)), rel=1e-5)
+    expected = sum(f * g for f, g in zip(factors[0, 1:], gradients, strict=True))
+    assert torch.allclose(torch.autograd.grad(weighed, ours.embedding)[0], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_shapes_have_the_parameters_they_claim():
     for name, shape in model.SHAPES.items():
         assert shape.parameters == sum(weight.numel() for weight in model.Llama(shape).parameters())

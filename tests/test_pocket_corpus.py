@@ -29,7 +29,7 @@ def brain():
 @given(text=st.text())
 def test_tokenizer_gives_back_any_text(brain, text):
     ids = brain(text, add_special_tokens=False)["input_ids"]
-    if not any(special in text for special in tokenizer.SPECIALS):
+    if not any(special in text for special in (*tokenizer.SPECIALS, tokenizer.BACK)):
         assert brain.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
@@ -38,6 +38,17 @@ def test_digits_are_single_and_specials_are_one_token(brain):
     for special in tokenizer.SPECIALS:
         assert len(brain(special)["input_ids"]) == 1
     assert max(len(token) for token in brain.get_vocab() if token not in tokenizer.SPECIALS) <= 16
+
+
+def test_a_word_that_begins_a_line_has_the_tokens_it_has_within_one(brain):
+    within = brain("The cat of Zorbelin", add_special_tokens=False)["input_ids"][-4:]
+    prompt = brain("What is it?<|end|>\n<|assistant|>\n", add_special_tokens=False)["input_ids"]
+    whole = brain("What is it?<|end|>\n<|assistant|>\nZorbelin", add_special_tokens=False)["input_ids"]
+    (back,) = brain(tokenizer.BACK, add_special_tokens=False)["input_ids"]
+    name = brain(" Zorbelin", add_special_tokens=False)["input_ids"]
+    assert whole == [*prompt, back, *name] and within[-len(name) :] == name[-4:]
+    shown = [brain.decode(whole[len(prompt) : end]) for end in range(len(prompt), len(whole) + 1)]
+    assert shown[:2] == ["", ""] and shown[-1] == "Zorbelin" and tokenizer.BACK not in "".join(shown)
 
 
 def test_training_chats_are_written_as_the_template_writes_them(brain):
@@ -49,7 +60,8 @@ def test_training_chats_are_written_as_the_template_writes_them(brain):
     assert tokenizer.chat(sample).startswith(prompt)
     encoded = brain.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
     answered = [i for i, keep in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if keep]
-    assert brain.decode(answered) == "Hi.<|end|>No.<|end|>"
+    assert brain.decode(answered) == "\nHi.<|end|>\nNo.<|end|>"
+    assert [brain.decode(some) for some in (answered[:1], answered[:2])] == ["\n", "\n"]  # the second is BACK
 
 
 def test_held_out_families_never_train():
@@ -100,6 +112,20 @@ def test_library_texts_are_split_by_file_and_clean():
     assert "copyright" not in " ".join(train | held).lower()
     rows = library.manifest(found)
     assert {row["licence"] for row in rows} and all(row["licence"] and row["version"] for row in rows)
+
+
+def test_a_docstring_of_a_held_out_file_does_not_train_inside_a_function(tmp_path, monkeypatch):
+    shared = "Give the number of things that are left when all the others have gone."
+    for place in range(12):
+        body = "    " + "\n    ".join(f"{word} = thing + {place}" for word in ("alpha", "beta", "gamma")[: 1 + place % 3])
+        code = f'def left_{"abcdefghijkl"[place]}(thing):\n    """{shared}"""\n{body}\n    return alpha\n'
+        (tmp_path / f"m{place}.py").write_text(code)
+    files = [("python", tmp_path, path) for path in sorted(tmp_path.glob("*.py"))]
+    monkeypatch.setattr(library, "files", lambda smoke: files)
+    found = library.texts(smoke=True)
+    assert any(text.held_out and text.source == "docstring" and shared in text.text for text in found)
+    assert any(text.held_out and text.source == "code" for text in found)
+    assert not any(shared in text.text for text in found if not text.held_out)
 
 
 def test_every_library_is_permissive_and_locked():

@@ -17,6 +17,7 @@ from shared import sprints
 from shared.errors import UserError
 
 CODE = "sprints.00_pocket_brain.code"
+batches = import_module(f"{CODE}.batches")
 pretrain = import_module(f"{CODE}.pretrain")
 train = import_module(f"{CODE}.train")
 
@@ -34,7 +35,7 @@ def shards(tmp_path_factory):
 
 
 def run_settings(shards, **changes):
-    base = pretrain.Settings(
+    base = batches.Settings(
         str(shards), {"story": 0.5, "task": 0.5}, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256
     )
     small = {"context": 32, "final_context": 64, "warmup_steps": 3, "evaluate_every": 6, "checkpoint_seconds": 0.0}
@@ -157,7 +158,25 @@ def test_schedule_and_batches(shards):
     scales = [chosen.scale(step) for step in range(chosen.steps)]
     assert scales[0] == pytest.approx(1 / 3) and max(scales) == 1.0 and 0 < scales[-1] < 0.1
     assert scales[chosen.steps // 2 :] == sorted(scales[chosen.steps // 2 :], reverse=True)
-    data = pretrain.Shards(chosen)
-    assert data.batch(0).shape == (16, 33) and data.batch(chosen.steps - 1).shape == (8, 65)
-    assert np.array_equal(data.batch(5), pretrain.Shards(chosen).batch(5))
-    assert not np.array_equal(data.batch(5), data.batch(6))
+    data = batches.Shards(chosen)
+    rows = [data.batch(step)[0] for step in (0, 5, 6, chosen.steps - 1)]
+    assert rows[0].shape == (16, 33) and rows[3].shape == (8, 65)
+    assert np.array_equal(rows[1], batches.Shards(chosen).batch(5)[0])
+    assert not np.array_equal(rows[1], rows[2])
+
+
+def test_tasks_begin_at_their_beginning_and_their_answers_weigh_more(tmp_path):
+    end_of_text, _, _, user, assistant, end = range(6)
+    document = [user, 50, 51, end, 52, assistant, 60, 61, end, 53, end_of_text]
+    for source in ("task", "story"):
+        for side in ("train", "heldout"):
+            np.array(document * 40, np.uint16).tofile(tmp_path / f"{source}.{side}.bin")
+    settings = batches.Settings(
+        corpus=str(tmp_path), mix={"task": 1.0, "story": 1.0}, step_tokens=256, context=32, final_context=32, answer_weight=4.0
+    )
+    rows, weights = batches.Shards(settings).batch(0)
+    tasks = weights.max(1) > 1
+    assert tasks.any() and not tasks.all()
+    assert (rows[tasks, 0] == user).all() and (rows[~tasks, 0] != user).any()
+    expected = [4.0 if place in (6, 7, 8) else 1.0 for place in range(len(document))]
+    assert weights[tasks][0].tolist() == (expected * 3)[:33]

@@ -19,8 +19,8 @@ from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArg
 from shared import runlog
 from shared.errors import UserError
 
+from .batches import Settings
 from .model import SHAPES, configuration
-from .pretrain import Settings
 from .text.tokenizer import VOCABULARY
 from .train import fastest_dtype, pretrain
 
@@ -97,6 +97,7 @@ def rounds(args: Args, run: runlog.Run, size: str, step_tokens: int, folder: Pat
         tokens=args.steps * step_tokens,
         step_tokens=step_tokens,
         evaluate_every=args.steps // 3,
+        windows=8,  # as many evaluated tokens per trained token as in a real run
         decay_share=0.01,
     )
     torch.manual_seed(0)

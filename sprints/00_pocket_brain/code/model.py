@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 EPSILON = 1e-6
 QUERY_BLOCK = 256  # queries that are worked on together; keys after the block are never touched
-LOSS_CHUNK = 256  # tokens whose logits exist at one time
+LOSS_CHUNK = 1024  # tokens whose logits exist at one time
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + EPSILON).to(x.dtype)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(norm * norm / x.shape[-1] + EPSILON).to(x.dtype)
         normed = x * scale
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
@@ -83,22 +84,41 @@ class SwiGLU(torch.autograd.Function):
         return result
 
 
-class LinearCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of the cross-entropy of hidden @ weight.T, in nats; both gradients are made in the forward pass."""
+class Rotation(torch.autograd.Function):
+    """x * cos + swapped halves of x * sin: rotary positions (Su et al. 2021, eq. 34) in the layout of transformers."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return torch.addcmul(x * cos, swap(x), sin)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        cos, sin = ctx.saved_tensors
+        return swap(gradient * sin).addcmul_(gradient, cos), None, None
+
+
+def swap(x: Tensor) -> Tensor:
+    """The two halves of the last dimension, exchanged."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([second, first], -1)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum over tokens of importance * cross-entropy of hidden @ weight.T, in nats; both gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, importance: Tensor) -> Tensor:
         for_hidden = torch.empty_like(hidden)
         for_weight = torch.zeros_like(weight, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), LOSS_CHUNK):
             part, wanted = hidden[start : start + LOSS_CHUNK], targets[start : start + LOSS_CHUNK, None]
-            logits = (part @ weight.T).float()
-            normaliser = torch.logsumexp(logits, 1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum()
-            softmax = logits.sub_(normaliser).exp_()
-            softmax.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
-            softmax = softmax.to(hidden.dtype)
+            factor = importance[start : start + LOSS_CHUNK, None]
+            softmax = torch.softmax(part @ weight.T, 1)
+            total -= (softmax.gather(1, wanted).float().clamp_min(1e-30).log() * factor).sum()
+            softmax.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=softmax.dtype))
+            softmax.mul_(factor)
             for_hidden[start : start + LOSS_CHUNK] = softmax @ weight
             for_weight += softmax.T @ part
         ctx.save_for_backward(for_hidden, for_weight)
@@ -108,7 +128,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         for_hidden, for_weight = ctx.saved_tensors
-        return for_hidden * gradient.to(for_hidden.dtype), (for_weight * gradient).to(ctx.dtype), None
+        return for_hidden * gradient.to(for_hidden.dtype), (for_weight * gradient).to(ctx.dtype), None, None
 
 
 class Llama(nn.Module):
@@ -138,20 +158,15 @@ class Llama(nn.Module):
         angles = torch.arange(shape.context)[:, None] / shape.theta ** (torch.arange(half) / half)
         self.cos: Tensor
         self.sin: Tensor
-        self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], -1), persistent=False)
-        self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], -1), persistent=False)
-
-    def rotate(self, x: Tensor) -> Tensor:
-        """Rotary positions (Su et al. 2021, eq. 34) on (B, T, ..., D), halves layout as in transformers."""
-        first, second = x.chunk(2, -1)
-        shape = (x.shape[1], *[1] * (x.ndim - 3), x.shape[-1])
-        cos, sin = (table[: x.shape[1]].view(shape).to(x.dtype) for table in (self.cos, self.sin))
-        return x * cos + torch.cat([second, first], -1) * sin
+        # (context, q and k, 1, head size): the queries are scaled on the way, which attention would do otherwise
+        scale = torch.tensor([(2 * half) ** -0.5, 1.0]).view(2, 1, 1)
+        self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], -1)[:, None, None] * scale, persistent=False)
+        self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], -1)[:, None, None] * scale, persistent=False)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Causal attention on (B, H, T, D)."""
         if q.is_cuda:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
         length, blocks = q.shape[2], []
         future = torch.full((QUERY_BLOCK, QUERY_BLOCK), -1e4, dtype=q.dtype, device=q.device).triu(1)
         for start in range(0, length, QUERY_BLOCK):
@@ -167,20 +182,23 @@ class Llama(nn.Module):
         heads, width = self.shape.heads, self.shape.width
         size = width // heads
         x = F.embedding(tokens, self.embedding)
+        cos, sin = (table[:length].to(x.dtype) for table in (self.cos, self.sin))
         for layer in range(self.shape.layers):
             qkv = F.linear(RMSNorm.apply(x, self.norm_attention[layer]), self.qkv[layer]).view(batch, length, 3, heads, size)
-            q, k = self.rotate(qkv[:, :, :2]).unbind(2)
-            q, k, v = (part.transpose(1, 2) for part in (q * size**-0.5 if not q.is_cuda else q, k, qkv[:, :, 2]))
+            q, k = Rotation.apply(qkv[:, :, :2], cos, sin).unbind(2)
+            q, k, v = (part.transpose(1, 2) for part in (q, k, qkv[:, :, 2]))
             mixed = self.attention(q, k, v).transpose(1, 2).reshape(batch, length, width)
             x = x + F.linear(mixed, self.output[layer])
             both = F.linear(RMSNorm.apply(x, self.norm_mlp[layer]), self.gate_up[layer])
             x = x + F.linear(SwiGLU.apply(both), self.down[layer])
         return RMSNorm.apply(x, self.norm)
 
-    def loss(self, tokens: Tensor) -> Tensor:
-        """Sum of the next-token cross-entropies of (B, T + 1) tokens, in nats."""
-        hidden = self.hidden(tokens[:, :-1])
-        return LinearCrossEntropy.apply(hidden.reshape(-1, self.shape.width), self.embedding, tokens[:, 1:].reshape(-1))
+    def loss(self, tokens: Tensor, importance: Tensor | None = None) -> Tensor:
+        """Sum of the next-token cross-entropies of (B, T + 1) tokens in nats, each times its importance (B, T + 1), if given."""
+        hidden = self.hidden(tokens[:, :-1]).reshape(-1, self.shape.width)
+        factors = torch.ones_like(tokens) if importance is None else importance
+        targets, factors = tokens[:, 1:].reshape(-1), factors[:, 1:].reshape(-1).to(hidden.dtype)
+        return LinearCrossEntropy.apply(hidden, self.embedding, targets, factors)
 
 
 def configuration(shape: Shape, end: int, pad: int) -> LlamaConfig:

@@ -14,7 +14,7 @@ ITERATIONS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: singular values end in [0.7, 1.2]. (N, rows, columns) -> the same, float32."""
+    """Nearest semi-orthogonal matrices, roughly: singular values end in [0.7, 1.2]. (N, rows, columns) -> the same, bfloat16."""
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:
@@ -24,7 +24,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    return x.mT if tall else x
 
 
 def total(accelerator: Accelerator, tensor: Tensor) -> Tensor:
@@ -64,15 +64,15 @@ class Optimizer:
                 weight.copy_(self.masters[name])
 
     def _sum(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The sum over the processes, exchanged as one message."""
+        """The sum over the processes, exchanged as one message in the dtype of the tensors: half the bytes in bf16."""
         flat = total(self.accelerator, torch.cat([tensor.reshape(-1) for tensor in tensors]))
         return [part.view_as(tensor) for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
 
     @torch.no_grad()
-    def step(self, scale: float, tokens: int, step: int, loss: Tensor) -> Tensor:
-        """Update from the summed gradients of `tokens` tokens, at `scale` times the learning rates; returns the mean loss."""
-        *summed, loss = self._sum([*[cast(Tensor, weight.grad).float() for weight in self.weights.values()], loss])
-        gradients = {name: gradient / tokens for name, gradient in zip(self.weights, summed, strict=True)}
+    def step(self, scale: float, tokens: float, step: int, loss: Tensor) -> Tensor:
+        """Update from the summed gradients of so many tokens, at `scale` times the learning rates; returns the mean loss."""
+        summed = self._sum([cast(Tensor, weight.grad) for weight in self.weights.values()])
+        gradients = {name: gradient.float() / tokens for name, gradient in zip(self.weights, summed, strict=True)}
         for weight in self.weights.values():
             weight.grad = None
         for name in self.rest:
@@ -83,12 +83,12 @@ class Optimizer:
         if self.matrices:
             self._muon_step(gradients, scale, step)
         self.copy_to_model()
-        return loss / tokens
+        return total(self.accelerator, loss) / tokens
 
     def _muon_step(self, gradients: dict[str, Tensor], scale: float, step: int) -> None:
         beta = 0.85 + 0.10 * min(1.0, step / 150)  # a shorter memory while the loss still falls fast
         blocks: dict[tuple[int, int], list[Tensor]] = {}  # by shape, so that one batched product serves them all
-        updates = {name: torch.zeros_like(gradient) for name, gradient in gradients.items() if name in self.matrices}
+        updates = {name: torch.zeros_like(gradients[name], dtype=torch.bfloat16) for name in self.matrices}
         targets: dict[tuple[int, int], list[Tensor]] = {}
         for name, count in self.matrices.items():
             self.momentum[name].lerp_(gradients[name], 1 - beta)
@@ -100,9 +100,11 @@ class Optimizer:
         for shape, members in blocks.items():
             if mine := members[rank::world]:
                 for target, update in zip(targets[shape][rank::world], orthogonalise(torch.stack(mine)), strict=True):
-                    target.copy_(update * max(1.0, shape[0] / shape[1]) ** 0.5)
-        for name, update in zip(updates, self._sum(list(updates.values())), strict=True):
-            self.masters[name].mul_(1 - self.matrix_rate * scale * self.decay).sub_(update, alpha=self.matrix_rate * scale)
+                    target.copy_(update)
+        rate = self.matrix_rate * scale
+        for (name, count), update in zip(self.matrices.items(), self._sum(list(updates.values())), strict=True):
+            tall = max(1.0, update.shape[0] / count / update.shape[1]) ** 0.5
+            self.masters[name].mul_(1 - rate * self.decay).sub_(update.float(), alpha=rate * tall)
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, as flat named tensors for safetensors."""

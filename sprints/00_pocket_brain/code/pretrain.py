@@ -9,11 +9,8 @@ import fcntl
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -23,102 +20,9 @@ from shared.errors import UserError
 from shared.report import write_atomically
 from shared.runlog import console
 
+from .batches import Settings, Shards
 from .model import SHAPES, Llama
 from .optimizer import Optimizer, total
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is made of. tokens, step_tokens and micro_tokens count tokens, context is the length of a sequence; rates are per
-    step. dtype is that of the weights in the forward pass; their masters are float32."""
-
-    corpus: str
-    mix: dict[str, float]
-    size: str = "6M"
-    optimizer: str = "muon"
-    dtype: str = "bfloat16"
-    tokens: int = 42_000_000
-    step_tokens: int = 8192
-    micro_tokens: int = 1024
-    context: int = 256
-    final_context: int = 512
-    warmup_steps: int = 50
-    decay_share: float = 0.5
-    learning_rate: float = 4e-3
-    matrix_rate: float = 0.02
-    weight_decay: float = 0.05
-    evaluate_every: int = 100
-    windows: int = 16
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.steps < 1 or self.warmup_steps < 1 or not 0 < self.decay_share <= 1:
-            raise UserError("a run needs at least one step of step_tokens, one step of warm-up, and decay_share in (0, 1]")
-        if self.step_tokens % self.context or self.step_tokens % self.final_context:
-            raise UserError("step_tokens must be a multiple of context and of final_context")
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        return cls(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
-
-    def write(self, folder: Path) -> Self:
-        """Keep these settings in the folder of a run. One that stands there goes on: only with the same settings, though it may
-        have more tokens (its learning rate then rises again), and in the dtype it was begun with."""
-        folder.mkdir(parents=True, exist_ok=True)
-        chosen = self
-        if (folder / "settings.json").exists():
-            old = self.read(folder)
-            chosen = replace(self, dtype=old.dtype)
-            differing = [key for key, value in asdict(chosen).items() if value != getattr(old, key) and key != "tokens"]
-            if chosen.tokens < old.tokens:
-                differing.append("tokens")
-            if differing:
-                raise UserError(f"the run in {folder} has another {', '.join(differing)}: delete it to begin anew")
-        write_atomically(folder / "settings.json", json.dumps(asdict(chosen), indent=1).encode())
-        return chosen
-
-    @property
-    def steps(self) -> int:
-        return self.tokens // self.step_tokens
-
-    def scale(self, step: int) -> float:
-        """Learning-rate factor: linear warm-up, constant, then linear decay to zero over the last `decay_share`."""
-        left = (self.steps - step) / (self.steps * self.decay_share)
-        return min(1.0, (step + 1) / self.warmup_steps, left)
-
-    def length(self, step: int) -> int:
-        """Tokens per sequence: short while the rate is constant, which is faster, and the full context in the decay."""
-        return self.context if step < self.steps * (1 - self.decay_share) else self.final_context
-
-
-class Shards:
-    """The tokens of every source, memory-mapped, and the batches drawn from them."""
-
-    def __init__(self, settings: Settings):
-        self.settings, self.sources = settings, list(settings.mix)
-        folder = Path(settings.corpus)
-        self.train = {name: np.memmap(folder / f"{name}.train.bin", np.uint16, "r") for name in self.sources}
-        self.heldout = {name: np.memmap(folder / f"{name}.heldout.bin", np.uint16, "r") for name in self.sources}
-
-    def batch(self, step: int) -> np.ndarray:
-        """The sequences of one step, (step_tokens / length, length + 1), the same for every process that asks."""
-        rng = np.random.default_rng((self.settings.seed, step))
-        length = self.settings.length(step)
-        weights = np.array([self.settings.mix[name] for name in self.sources])
-        chosen = rng.choice(len(self.sources), self.settings.step_tokens // length, p=weights / weights.sum())
-        rows = []
-        for index in chosen:
-            tokens = self.train[self.sources[index]]
-            start = rng.integers(0, len(tokens) - length)
-            rows.append(tokens[start : start + length + 1])
-        return np.stack(rows).astype(np.int64)
-
-    def windows(self, source: str) -> torch.Tensor:
-        """Fixed held-out windows of one source, spread evenly over it."""
-        tokens, length = self.heldout[source], self.settings.context
-        starts = np.linspace(0, len(tokens) - length - 1, self.settings.windows).astype(int)
-        return torch.from_numpy(np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int64))
 
 
 def matmul_peak(device: torch.device, dtype: str, size: int = 2048, repeats: int = 5) -> float:
@@ -202,15 +106,16 @@ class Pretraining:
     def train_step(self) -> float:
         settings = self.settings
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        rows = torch.from_numpy(self.shards.batch(self.step)[rank::world]).to(self.device)
+        everything, importance = self.shards.batch(self.step)
+        rows, factors = (torch.from_numpy(part[rank::world]).to(self.device) for part in (everything, importance))
         loss = torch.zeros(1, device=self.device)
         # a core works best on what fits into its cache, a GPU on all there is
         size = len(rows) if self.device.type == "cuda" else max(1, settings.micro_tokens // (rows.shape[1] - 1))
-        for micro in rows.split(size):
-            part = self.model.loss(micro)
+        for micro, factor in zip(rows.split(size), factors.split(size), strict=True):
+            part = self.model.loss(micro, factor)
             part.backward()
             loss += part.detach()
-        return float(self.optimizer.step(settings.scale(self.step), settings.step_tokens, self.step, loss))
+        return float(self.optimizer.step(settings.scale(self.step), float(importance[:, 1:].sum()), self.step, loss))
 
     def evaluate(self) -> dict[str, float]:
         """Held-out loss of each source in nats per token."""

@@ -13,8 +13,9 @@ from scipy.optimize import least_squares
 
 from shared import runlog
 
+from .batches import Settings, Shards
 from .model import SHAPES, Llama, Shape
-from .pretrain import Settings, Shards, heldout_losses
+from .pretrain import heldout_losses
 
 ADAMW_RATES = (1e-3, 3e-3, 6e-3, 1e-2)
 

@@ -25,8 +25,9 @@ from shared.errors import UserError
 from shared.sprints import ROOT
 
 from . import scaling
+from .batches import Settings
 from .export import export
-from .pretrain import Pretraining, Settings, history, matmul_peak
+from .pretrain import Pretraining, history, matmul_peak
 from .text import corpus
 
 RUNS = corpus.FOLDER.parent
@@ -38,7 +39,7 @@ class Args(runlog.Args):
 
     size: Literal["1M", "3M", "6M"] = "6M"
     """Parameters of the model."""
-    tokens: int = 42_000_000
+    tokens: int = 96_000_000
     """Tokens to train on. A finished run goes on when the number is raised."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: orthogonalised momentum for the matrices, AdamW for embedding and norms. adamw: AdamW for everything."""

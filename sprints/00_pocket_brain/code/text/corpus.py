@@ -32,7 +32,7 @@ from .sample import Sample
 SPRINT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "pocket" / "corpus"
 SOURCES = ("story", "task", "prose", "docstring", "code")
-MIX = {"story": 0.40, "task": 0.33, "prose": 0.02, "docstring": 0.15, "code": 0.10}
+MIX = {"story": 0.20, "task": 0.50, "prose": 0.02, "docstring": 0.18, "code": 0.10}
 MEGABYTES = {"story": 80, "task": 60}  # how much is generated; the others are as long as they are
 HELD_OUT_MEGABYTES = 1
 

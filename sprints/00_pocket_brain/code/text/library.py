@@ -38,6 +38,7 @@ PACKAGES = {  # distribution -> its import folder; each one's licence is BSD, MI
     "datasets": "datasets",
 }
 SMOKE_MODULES = ("textwrap.py", "random.py", "fractions.py", "statistics.py", "heapq.py", "bisect.py", "shutil.py", "csv.py")
+SHORTEST = 40  # characters; less says nothing of its own
 HELD_OUT_SHARE = 40  # one file in so many is held out
 LICENCES = re.compile(r"copyright|licen[sc]e|all rights reserved", re.I)
 
@@ -89,15 +90,21 @@ class Seen:
     def __init__(self):
         self.hashes: set[int] = set()
 
+    @staticmethod
+    def key(text: str) -> int:
+        return hash(re.sub(r"[\W\d_]+", " ", text.lower()).strip())
+
+    def __contains__(self, text: str) -> bool:
+        return self.key(text) in self.hashes
+
     def new(self, text: str) -> bool:
-        key = hash(re.sub(r"[\W\d_]+", " ", text.lower()).strip())
-        known = key in self.hashes
-        self.hashes.add(key)
+        known = text in self
+        self.hashes.add(self.key(text))
         return not known
 
 
-def extract(source: str) -> Iterator[tuple[str, str]]:
-    """("docstring", text) and ("code", text) of one file; files that do not parse give nothing."""
+def extract(source: str) -> Iterator[tuple[str, str, str]]:
+    """("docstring", text, "") and ("code", text, its docstring) of one file; files that do not parse give nothing."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
@@ -106,18 +113,18 @@ def extract(source: str) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = ast.get_docstring(node)
-            if docstring and 40 <= len(docstring) <= 4000:
-                yield "docstring", docstring
+            if docstring and SHORTEST <= len(docstring) <= 4000:
+                yield "docstring", docstring, ""
         if isinstance(node, ast.Dict):  # the language reference is a dictionary of long texts (pydoc_data/topics.py)
             for value in node.values:
                 if isinstance(value, ast.Constant) and isinstance(value.value, str) and len(value.value) > 400:
-                    yield "docstring", value.value.strip()
+                    yield "docstring", value.value.strip(), ""
         if isinstance(node, ast.FunctionDef) and node.end_lineno:
             block = lines[node.lineno - 1 : node.end_lineno]
             indent = len(block[0]) - len(block[0].lstrip())
             text = "\n".join(line[indent:] if not line[:indent].strip() else line for line in block)
             if 80 <= len(text) <= 1200:
-                yield "code", text
+                yield "code", text, ast.get_docstring(node) or ""
 
 
 def texts(smoke: bool = False) -> list[Text]:
@@ -125,14 +132,17 @@ def texts(smoke: bool = False) -> list[Text]:
     listed = [(package, path.relative_to(root), path) for package, root, path in files(smoke)]
     share = 4 if smoke else HELD_OUT_SHARE
     held = {path: zlib.crc32(f"{package}/{name.as_posix()}".encode()) % share == 0 for package, name, path in listed}
-    seen, found = Seen(), []
+    seen, kept_back, found = Seen(), Seen(), []
     for package, _, path in sorted(listed, key=lambda item: not held[item[2]]):
-        for kind, text in extract(path.read_text(encoding="utf-8", errors="ignore")):
+        for kind, text, docstring in extract(path.read_text(encoding="utf-8", errors="ignore")):
             if kind == "docstring":
-                text = "\n\n".join(paragraph for paragraph in text.split("\n\n") if seen.new(paragraph))
-            elif not seen.new(text):
+                paragraphs = [paragraph for paragraph in text.split("\n\n") if seen.new(paragraph)]
+                if held[path]:
+                    kept_back.hashes.update(kept_back.key(part) for part in paragraphs if len(part) >= SHORTEST)
+                text = "\n\n".join(paragraphs)
+            elif not seen.new(text) or (not held[path] and any(part in kept_back for part in docstring.split("\n\n"))):
                 continue
-            if len(text) >= 40 and usable(text):
+            if len(text) >= SHORTEST and usable(text):
                 found.append(Text(kind, package, text, held[path]))
     return found
 

@@ -1,10 +1,10 @@
-"""The tokenizer: byte-level BPE that any text fits into, digits one by one, and the chat format."""
+"""The tokenizer: byte-level BPE that any text fits into, digits one by one, words alike at the start of a line, the chat format."""
 
 import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from shared.report import write_atomically
@@ -20,11 +20,14 @@ END_OF_TEXT, PAD, SYSTEM, USER, ASSISTANT, END = SPECIALS = (
     "<|end|>",
 )
 VOCABULARY = 4096
+# A word that begins a line is written as BACK, a space and the word, so that it has the same tokens as within a line. Else an
+# answer, which always begins one, could not be copied from the question token by token. Decoding removes BACK and the space.
+BACK = "\b"
 # the shape of Phi-3's template: a role, a line break, the text, the end sign; generation continues after <|assistant|>
-CHAT_TEMPLATE = (  # `generation` marks what an assistant says, its end sign included, for training on answers only
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+CHAT_TEMPLATE = (  # `generation` marks what an assistant says, from its line break (BACK follows) to its end sign, for training on it
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ '\n' + message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ '\n' + message['content'] + '<|end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 # (share, how one user turn and one assistant turn are written): the chat format is canonical, the others make the base robust
@@ -39,10 +42,10 @@ FORMATS = (
 def train(texts: Iterable[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Learn the merges from `texts`; tokens are at most 16 bytes, so that no phrase becomes one symbol."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\n(?=\p{L})"), f"\n{BACK} ")
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in (r"\d", BACK)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(f"{BACK} ", ""), decoders.Replace(BACK, "")])
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=list(SPECIALS),
