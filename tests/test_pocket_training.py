@@ -35,9 +35,7 @@ def shards(tmp_path_factory):
 
 
 def run_settings(shards, **changes):
-    base = batches.Settings(
-        str(shards), {"story": 0.5, "task": 0.5}, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256
-    )
+    base = batches.Settings(str(shards), {"story": 0.5, "task": 0.5}, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256)
     small = {"context": 32, "final_context": 64, "warmup_steps": 3, "evaluate_every": 6, "checkpoint_seconds": 0.0}
     return replace(base, **(small | changes))
 

@@ -24,7 +24,8 @@ VOCABULARY = 4096
 # answer, which always begins one, could not be copied from the question token by token. Decoding removes BACK and the space.
 BACK = "\b"
 # the shape of Phi-3's template: a role, a line break, the text, the end sign; generation continues after <|assistant|>
-CHAT_TEMPLATE = (  # `generation` marks what an assistant says, from its line break (BACK follows) to its end sign, for training on it
+# `generation` marks what an assistant says, from its line break, which BACK follows, to its end sign, for training on answers
+CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ '\n' + message['content'] + '<|end|>' }}{% endgeneration %}"
     "{% else %}{{ '\n' + message['content'] + '<|end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
