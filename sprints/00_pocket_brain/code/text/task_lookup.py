@@ -186,10 +186,10 @@ def missing(at: int, rng: random.Random) -> Sample:
 
 
 def conversation(at: int, rng: random.Random) -> Sample:
-    """Several questions about one text."""
+    """A question about every fact of one text: many answers for a model to learn from, and each needs another of the facts."""
     facts = drawn(rng)
     context = tell(rng, facts)
-    asked = rng.sample(facts, min(len(facts), rng.choice((2, 2, 3))))
+    asked = rng.sample(facts, len(facts))
     openings = read(FILE)["openings"]
     turns: list[str] = []
     if at < len(openings):
@@ -206,12 +206,12 @@ def kinds() -> dict[str, tuple[float, Families]]:
     asks = {f"lookup/{r.name}/{at}": partial(direct, r, at, "train", 0) for r in known for at in range(len(r.asks))}
     inverses = {f"lookup_inverse/{r.name}/{at}": partial(inverse, r, at) for r in known for at in range(len(r.inverse))}
     return {
-        "lookup": (0.45, asks),
+        "lookup": (0.30, asks),
         "lookup_inverse": (0.12, inverses),
         "lookup_sentence": (0.06, {f"lookup_sentence/{at}": partial(sentence, at) for at in range(len(texts["sentence"]))}),
         "lookup_missing": (0.07, {f"lookup_missing/{at}": partial(missing, at) for at in range(len(texts["missing"]))}),
         "lookup_conversation": (
-            0.10,
+            0.35,
             {f"lookup_conversation/{at}": partial(conversation, at) for at in range(len(texts["openings"]) + 1)},
         ),
     }

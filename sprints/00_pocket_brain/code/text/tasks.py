@@ -8,7 +8,7 @@ from . import task_copy, task_exercises, task_grammar, task_knowledge, task_look
 from .sample import Sample
 from .task_words import Families, phrased, read
 
-GROUPS = {"copy": 0.30, "lookup": 0.40, "instructions": 0.30}
+GROUPS = {"copy": 0.25, "lookup": 0.50, "instructions": 0.25}
 SYSTEM = 0.2  # share of the conversations with a system prompt
 SLOTS = task_copy.SLOTS | task_exercises.SLOTS | task_grammar.SLOTS | task_knowledge.SLOTS
 
