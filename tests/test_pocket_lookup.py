@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from importlib import import_module
 from zlib import crc32
 
@@ -22,6 +23,18 @@ def samples():
 
 def of_kind(samples, *kinds):
     return [sample for sample in samples if sample.family.split("/")[0] in kinds]
+
+
+def test_what_trains_first_asks_for_every_pair_it_has_told(samples):
+    """Told again in the same words, or asked one by one: each answer stands with its subject, and none is asked for twice."""
+    for sample in of_kind(samples, "recall"):
+        joint = next(joint for joint in lookup.read(lookup.FILE)["joints"] if joint in sample.turns[0])
+        said = sample.turns[0].split(joint)
+        assert set(Counter(said).values()) in ({2}, {3}, {4}), sample
+    for sample in of_kind(samples, "recall_short", "recall_quiz"):
+        answers = sample.turns[1::2]
+        assert len(set(answers)) == len(answers) >= 2 and all(answer in sample.turns[0] for answer in answers)
+        assert len(set(sample.turns[2::2])) == len(sample.turns[2::2])
 
 
 # Invented names

@@ -53,7 +53,7 @@ def test_every_family_gives_clean_ascii_turns(samples):
         assert sample.family.startswith("code") or not re.search(r"\{[a-z_]+\}", "".join(sample.turns)), "a slot stayed empty"
         assert all(turn.isascii() and turn == turn.strip() for turn in (*sample.turns, sample.system)), sample
         assert all(sample.turns)
-        assert len(sample.turns[-1]) < 300
+        assert len(sample.turns) == 1 or len(sample.turns[-1]) < 300
 
 
 def test_forbidden_ground_stays_free(samples):

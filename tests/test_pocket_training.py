@@ -35,7 +35,8 @@ def shards(tmp_path_factory):
 
 
 def run_settings(shards, **changes):
-    base = batches.Settings(str(shards), {"story": 0.5, "task": 0.5}, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256)
+    mixes = {"story": 0.5, "task": 0.5}, {"task": 1.0}
+    base = batches.Settings(str(shards), *mixes, size="1M", tokens=24 * 512, step_tokens=512, micro_tokens=256)
     small = {"context": 32, "final_context": 64, "warmup_steps": 3, "evaluate_every": 6, "checkpoint_seconds": 0.0}
     return replace(base, **(small | changes))
 
@@ -161,6 +162,8 @@ def test_schedule_and_batches(shards):
     assert rows[0].shape == (16, 33) and rows[3].shape == (8, 65)
     assert np.array_equal(rows[1], batches.Shards(chosen).batch(5)[0])
     assert not np.array_equal(rows[1], rows[2])
+    first = data.batch(0)[0]  # task alone, whose walk has strides of 7
+    assert ((np.diff(first) % 300 == 7).mean(1) > 0.5).all() and ((np.diff(rows[2]) % 300 == 3).mean(1) > 0.5).any()
 
 
 def test_tasks_begin_at_their_beginning_and_their_answers_weigh_more(tmp_path):
@@ -170,7 +173,13 @@ def test_tasks_begin_at_their_beginning_and_their_answers_weigh_more(tmp_path):
         for side in ("train", "heldout"):
             np.array(document * 40, np.uint16).tofile(tmp_path / f"{source}.{side}.bin")
     settings = batches.Settings(
-        corpus=str(tmp_path), mix={"task": 1.0, "story": 1.0}, step_tokens=256, context=32, final_context=32, answer_weight=4.0
+        corpus=str(tmp_path),
+        mix={"task": 1.0, "story": 1.0},
+        first_mix={"task": 1.0, "story": 1.0},
+        step_tokens=256,
+        context=32,
+        final_context=32,
+        answer_weight=4.0,
     )
     rows, weights = batches.Shards(settings).batch(0)
     tasks = weights.max(1) > 1

@@ -13,15 +13,19 @@ from shared.report import write_atomically
 
 from .text.tokenizer import ASSISTANT, END, END_OF_TEXT, SPECIALS
 
+ANSWERING = ("task", "recall")  # sources of questions and answers
+
 
 @dataclass(frozen=True)
 class Settings:
     """What a run is made of. tokens, step_tokens and micro_tokens count tokens, context is the length of a sequence; rates are per
-    step. dtype is that of the weights in the forward pass; their masters are float32. answer_weight is the weight in the loss of
-    a token that answers a task: there the context decides, and such tokens are few."""
+    step. Sources are drawn by first_mix for the first_share of the steps, then by mix, which names all of them. dtype is that of
+    the weights in the forward pass; their masters are float32. answer_weight is the weight in the loss of a token that answers a
+    task: there the context decides, and such tokens are few."""
 
     corpus: str
     mix: dict[str, float]
+    first_mix: dict[str, float]
     size: str = "6M"
     optimizer: str = "muon"
     dtype: str = "bfloat16"
@@ -30,6 +34,7 @@ class Settings:
     micro_tokens: int = 1024
     context: int = 256
     final_context: int = 512
+    first_share: float = 0.08
     warmup_steps: int = 50
     decay_share: float = 0.5
     learning_rate: float = 4e-3
@@ -89,25 +94,29 @@ class Shards:
         folder = Path(settings.corpus)
         self.train = {name: np.memmap(folder / f"{name}.train.bin", np.uint16, "r") for name in self.sources}
         self.heldout = {name: np.memmap(folder / f"{name}.heldout.bin", np.uint16, "r") for name in self.sources}
-        if "task" in self.train:
-            self.task_starts = np.flatnonzero(self.train["task"] == SPECIALS.index(END_OF_TEXT)) + 1
+        end = SPECIALS.index(END_OF_TEXT)
+        self.starts = {name: np.flatnonzero(self.train[name] == end) + 1 for name in ANSWERING if name in self.train}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The sequences of one step, (step_tokens / length, length + 1), and the weight of each of their tokens in the loss; the
         same for every process that asks. Tasks are read from their beginning, since an answer needs the whole of its question."""
         rng = np.random.default_rng((self.settings.seed, step))
         length = self.settings.length(step)
-        weights = np.array([self.settings.mix[name] for name in self.sources])
-        chosen = rng.choice(self.sources, self.settings.step_tokens // length, p=weights / weights.sum())
+        mix = self.settings.first_mix if step < self.settings.first_share * self.settings.steps else self.settings.mix
+        weights = np.array(list(mix.values()))
+        chosen = rng.choice(list(mix), self.settings.step_tokens // length, p=weights / weights.sum())
         rows = []
         for source in chosen:
             tokens = self.train[source]
             last = len(tokens) - length
-            starts = self.task_starts[: np.searchsorted(self.task_starts, last)] if source == "task" else range(last)
-            start = starts[rng.integers(len(starts))]
+            if source in self.starts:
+                starts = self.starts[source]
+                start = starts[rng.integers(np.searchsorted(starts, last))]
+            else:
+                start = rng.integers(last)
             rows.append(tokens[start : start + length + 1])
         rows = np.stack(rows).astype(np.int64)
-        return rows, np.where(answers(rows) & (chosen == "task")[:, None], self.settings.answer_weight, 1.0)
+        return rows, np.where(answers(rows) & np.isin(chosen, ANSWERING)[:, None], self.settings.answer_weight, 1.0)
 
     def windows(self, source: str) -> torch.Tensor:
         """Fixed held-out windows of one source, spread evenly over it."""

@@ -92,6 +92,7 @@ def rounds(args: Args, run: runlog.Run, size: str, step_tokens: int, folder: Pat
     settings = Settings(
         corpus=str(folder),
         mix={"noise": 1.0},
+        first_mix={"noise": 1.0},
         size=size,
         dtype=fastest_dtype(device),
         tokens=args.steps * step_tokens,

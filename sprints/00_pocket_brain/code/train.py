@@ -128,7 +128,13 @@ def settings_for(args: Args, base: Path, device: str, **changes) -> Settings:
         "final_context": 128,
         "windows": 2,
     }
-    chosen = {"corpus": str(base / "corpus"), "mix": corpus.MIX, "seed": args.seed, "dtype": fastest_dtype(device)} | changes
+    chosen = {
+        "corpus": str(base / "corpus"),
+        "mix": corpus.MIX,
+        "first_mix": corpus.FIRST_MIX,
+        "seed": args.seed,
+        "dtype": fastest_dtype(device),
+    } | changes
     return Settings(**chosen | small) if args.smoke else Settings(**chosen)
 
 
@@ -141,7 +147,7 @@ def pretraining(args: Args, base: Path) -> dict:
     """The shipped model."""
     setup = {
         "model": "Llama with tied embeddings, 4 096 tokens of vocabulary",
-        "data": "five sources, held-out families and files (code/text/corpus.py)",
+        "data": "six sources, held-out families and files (code/text/corpus.py)",
         "optimisation": "Muon and AdamW, bf16 weights with fp32 masters; warm-up, constant rate, linear decay over the second half",
     }
     title, objective = "Pretraining from nothing", "The base model that the other sprints tune without a network or a GPU."

@@ -1,6 +1,7 @@
-"""The corpus: five sources, each split by family or by file, as token shards that training maps into memory.
+"""The corpus: six sources, each split by family or by file, as token shards that training maps into memory.
 
 story      the simulated small world (stories.py)              split by plot
+recall     subjects and their values, again and again (ditto)  split by phrasing; it trains first
 task       copying, look-up, instructions (tasks.py)           split by phrasing
 prose      data/prose and data/dialogues, written by hand      split by file
 docstring  docstrings of installed packages (library.py)       split by file
@@ -14,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,9 +32,10 @@ from .sample import Sample
 
 SPRINT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "pocket" / "corpus"
-SOURCES = ("story", "task", "prose", "docstring", "code")
-MIX = {"story": 0.20, "task": 0.50, "prose": 0.02, "docstring": 0.18, "code": 0.10}
-MEGABYTES = {"story": 80, "task": 60}  # how much is generated; the others are as long as they are
+SOURCES = ("story", "task", "recall", "prose", "docstring", "code")
+MIX = {"story": 0.20, "task": 0.42, "recall": 0.08, "prose": 0.02, "docstring": 0.18, "code": 0.10}
+FIRST_MIX = {"recall": 1.0}  # a model that can bind values to subjects learns to look up; one that cannot learns to guess
+MEGABYTES = {"story": 80, "task": 60, "recall": 20}  # how much is generated; the others are as long as they are
 HELD_OUT_MEGABYTES = 1
 
 
@@ -89,7 +91,11 @@ def limited(texts: Iterable[str], megabytes: float) -> Iterator[str]:
 
 
 def synthetic(source: str, held: bool, megabytes: float, seed: int) -> Iterator[str]:
-    make, families = {"story": (stories.story, stories.FAMILIES), "task": (tasks.task, tasks.FAMILIES)}[source]
+    make, families = {
+        "story": (stories.story, stories.FAMILIES),
+        "task": (tasks.task, tasks.families(*tasks.GROUPS)),
+        "recall": (partial(tasks.task, group="recall"), tasks.families("recall")),
+    }[source]
     rng = random.Random(seed)
     return limited((tokenizer.render(sample, rng) for sample in samples(make, families, held, rng)), megabytes)
 

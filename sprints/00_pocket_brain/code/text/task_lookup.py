@@ -200,6 +200,49 @@ def conversation(at: int, rng: random.Random) -> Sample:
     return Sample(f"lookup_conversation/{at}", tuple(turns))
 
 
+def pairs(rng: random.Random) -> list[Fact]:
+    """Facts of one relation."""
+    relation, count = rng.choice(list(relations().values())), rng.randint(2, 6)
+    used: set[str] = set()
+    subjects = distinct(partial(word, rng, "train", relation.subject), count, used)
+    values = distinct(partial(word, rng, "train", relation.value), count, used)
+    return [Fact(relation, subject, value) for subject, value in zip(subjects, values, strict=True)]
+
+
+def recall(at: int, rng: random.Random) -> Sample:
+    """Bare pairs, told again in other orders: after a subject comes its value, which a model learns before any question."""
+    link, joint = read(FILE)["links"][at], rng.choice(read(FILE)["joints"])
+    said = [fact.subject + link + fact.value for fact in pairs(rng)]
+    again = [pair for _ in range(rng.randint(1, 3)) for pair in rng.sample(said, len(said))]
+    return Sample(f"recall/{at}", (joint.join(said + again),))
+
+
+def short(at: int, rng: random.Random) -> Sample:
+    """Bare pairs, then every subject as a message: the step from telling again to answering."""
+    facts, link, form = pairs(rng), rng.choice(read(FILE)["links"]), read(FILE)["short_asks"][at]
+    context = rng.choice(read(FILE)["joints"]).join([fact.subject + link + fact.value for fact in facts])
+    asked = [(form.format(s=fact.subject, l=link.rstrip()), fact.value) for fact in rng.sample(facts, len(facts))]
+    return Sample(f"recall_short/{at}", (f"{context}\n{asked[0][0]}", asked[0][1], *sum(asked[1:], ())))
+
+
+def quiz(at: int, rng: random.Random) -> Sample:
+    """Sentences of one relation in the layout `at`, then a question about every one of them."""
+    facts = pairs(rng)
+    asked = [(common_ask(rng, fact), fact.value) for fact in rng.sample(facts, len(facts))]
+    first = read(FILE)["layouts"][at].format(c=tell(rng, facts), q=asked[0][0])
+    return Sample(f"recall_quiz/{at}", (first, asked[0][1], *sum(asked[1:], ())))
+
+
+def recalls() -> dict[str, tuple[float, Families]]:
+    """Weight and families of what trains first: to find the value that belongs to a subject. Questions alone teach it far later."""
+    texts = read(FILE)
+    return {
+        "recall": (0.3, {f"recall/{at}": partial(recall, at) for at in range(len(texts["links"]))}),
+        "recall_short": (0.3, {f"recall_short/{at}": partial(short, at) for at in range(len(texts["short_asks"]))}),
+        "recall_quiz": (0.4, {f"recall_quiz/{at}": partial(quiz, at) for at in range(len(texts["layouts"]))}),
+    }
+
+
 def kinds() -> dict[str, tuple[float, Families]]:
     """Weight and families of every kind of look-up in this file."""
     known, texts = relations().values(), read(FILE)
