@@ -20,6 +20,7 @@ report.json is written when the block ends well, all at once: an interrupted run
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -65,6 +66,10 @@ class Args:
 def launch(main: Callable, args_type: type[Args]) -> None:
     """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 1."""
     module = sys.modules["__main__"]
+    if not console.is_terminal:  # in a log the bars of the libraries are noise
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        if transformers := sys.modules.get("transformers"):
+            transformers.utils.logging.disable_progress_bar()
     args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     try:
         main(args)

@@ -1,0 +1,155 @@
+"""Let base and tuned model speak side by side: one prompt, a file of prompts, or the sheet of samples.
+
+$ make cats-generate PROMPT="Why is the bowl empty?"              streams both answers
+$ make cats-generate ARGS="--prompts my_prompts.txt"              a prompt per line
+$ make cats-generate                                              results/generated_responses.md and the blind page
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared import models, runlog
+from shared.device import pick
+from shared.errors import UserError
+from shared.report import write_atomically
+from shared.runlog import console
+
+from . import adapter, judges, measures, recipe, scores, snippets, tuning, vote
+from .train_qlora_phi3_cats import RUNS
+
+ORIGINAL_PROMPTS = (  # the subjects of the eight prompts of the original; all but the last two have a theme that trains
+    "What do you think about during a long nap?",
+    "What does the empty food bowl mean?",
+    "Why do you chase the red dot?",
+    "Why do you sit in the box?",
+    "What does meow mean?",
+    "What are you looking at on the wall?",
+    "If I fits, I sits. But what if the void fits?",
+    "What is the purpose of your human?",
+)
+BEST = 6
+
+
+@dataclass
+class Args(runlog.Args):
+    """What to ask, of which adapter, and how boldly."""
+
+    prompt: str = ""
+    """One prompt; without it and without --prompts, the sheet of samples is written."""
+    prompts: Path | None = None
+    """A text file, one prompt per line."""
+    model: str = "auto"
+    """The base: auto, pocket, smollm, phi3, a hub id or a folder."""
+    adapter: Path | None = None
+    """Folder of an adapter; when not given, that of the first seed of make cats-train."""
+    new_tokens: int = 120
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def both(args: Args) -> tuple[models.LoadedModel, models.LoadedModel]:
+    """The base, and the base with the adapter."""
+    device = pick(args.device, ("cpu", "cuda", "mlx"))
+    base, tuned = (recipe.base(args.model, device, "qlora") for _ in range(2))
+    return base, adapter.load(tuned, args.adapter or tuning.home(RUNS, base, "qlora", 0) / "adapter")
+
+
+def say(args: Args, prompts: list[str]) -> None:
+    """Stream the answers of both, one after the other."""
+    names = zip(("base", "tuned"), both(args), strict=True)
+    settings = {"temperature": measures.TEMPERATURE, "top_p": measures.TOP_P, "seed": args.seed}
+    speakers = list(names)
+    console.print(str(speakers[0][1]), style="dim")
+    for prompt in prompts:
+        console.print(f"\n{prompt}", style="bold")
+        for name, loaded in speakers:
+            console.print(f"{name}: ", end="", style="dim")
+            messages = [{"role": "user", "content": prompt}]
+            for piece in models.stream(loaded, messages, max_new_tokens=args.new_tokens, **settings):
+                console.print(piece, end="", soft_wrap=True)
+            console.print()
+
+
+def sheet(args: Args, run: runlog.Run) -> None:
+    """generated_responses.md: every prompt once, unselected, then the best by the scores; and the blind page."""
+    base, tuned = both(args)
+    rows = snippets.read()
+    held_out = snippets.split(rows, "test")
+    chosen = [held_out[place].prompt for place in np.linspace(0, len(held_out) - 1, 2 if args.smoke else 16).astype(int)]
+    parts = {"The original's subjects": list(ORIGINAL_PROMPTS), "Prompts whose form or theme never trained": chosen}
+    lines = [
+        "# Generated responses",
+        "",
+        f"One draw each, seed {args.seed}, temperature {measures.TEMPERATURE}, nothing selected.",
+        "",
+    ]
+    pairs = []
+    for title, prompts in parts.items():
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        answers = [measures.write(loaded, chats, args.new_tokens, args.seed) for loaded in (base, tuned)]
+        lines += [f"## {title}", ""]
+        for prompt, before, after in zip(prompts, *answers, strict=True):
+            lines += [f"**{prompt}**", "", "base:", "", quoted(before.text), "", "tuned:", "", quoted(after.text), ""]
+            pairs.append({"id": f"{len(pairs)}", "prompt": prompt, "texts": {"base": before.text, "tuned": after.text}})
+    lines += best(args, run, tuned, rows)
+    target = run.folder.parent
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "generated_responses.md", "\n".join(lines).encode())
+    write_atomically(run.folder / "vote.html", vote.page(pairs, "The Paws of Dread").encode())
+    run.metric("sheet_prompts", len(pairs), unit="prompts", meaning="answered once by base and tuned model, nothing selected")
+
+
+def best(args: Args, run: runlog.Run, tuned: models.LoadedModel, rows: list[snippets.Snippet]) -> list[str]:
+    """The highest scored of a draw for every held-out prompt: coherent, not copied, by the product of both judges."""
+    held_out = snippets.split(rows, "test")[: 4 if args.smoke else None]
+    written = measures.write(tuned, [snippets.chat(row) for row in held_out], args.new_tokens, args.seed + 1)
+    corpus = [row.completion for row in snippets.split(rows, "train")]
+    product = np.prod([judges.Judge.train(key).score([one.text for one in written]) for key in judges.KEYS], axis=0)
+    able = [one.ended and scores.coherent(one.text) and scores.longest_copied(one.text, corpus).length < 6 for one in written]
+    order = [at for at in np.argsort(-product) if able[at]][:BEST]
+    lines = [
+        "## Best of",
+        "",
+        f"The {len(order)} highest scored of {len(written)} answers: cat judge x angst judge, coherent, not copied.",
+        "",
+    ]
+    for at in order:
+        lines += [f"**{held_out[at].prompt}** ({product[at]:.2f})", "", quoted(written[at].text), ""]
+    run.metric("best_of_answers", len(written), unit="answers", meaning="among which the best were chosen by their scores")
+    return lines
+
+
+def quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
+
+
+def main(args: Args) -> dict | None:
+    if args.new_tokens < 1:
+        raise UserError("--new-tokens must be at least 1")
+    if args.prompt:
+        return say(args, [args.prompt])
+    if args.prompts:
+        if not args.prompts.is_file():
+            raise UserError(f"there is no file {args.prompts}")
+        prompts = [line.strip() for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise UserError(f"{args.prompts} holds no prompt: write one per line")
+        return say(args, prompts)
+    if args.smoke:
+        args.new_tokens = 8
+    setup = {"prompts": "the original's subjects, and held-out prompts", "decoding": "as in the evaluation, one draw"}
+    title, objective = "Samples", "Read what base and tuned model write, without a selection."
+    with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        if args.smoke and not args.adapter:
+            small = [*snippets.split(snippets.read(), "train")[:16], *snippets.split(snippets.read(), "validation")[:4]]
+            tuned = tuning.tune(args.model, run.device, recipe.Recipe(epochs=1), small, run.folder.parent / "adapters")
+            args.adapter = tuning.home(run.folder.parent / "adapters", tuned.loaded, "qlora", 0) / "adapter"
+        sheet(args, run)
+    return run.report
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)

@@ -1,0 +1,114 @@
+"""What a model is measured by: loss of given texts, and texts of its own; on torch and on MLX."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared import models
+
+from . import snippets
+from .snippets import Encoded, Snippet
+
+BATCH = 16
+TEMPERATURE, TOP_P = 0.7, 0.9  # as the original sampled
+SHOTS = 3  # examples in a few-shot prompt: with them it fits into half of a context of 512
+
+
+def losses(loaded: models.LoadedModel, encoded: Sequence[Encoded]) -> np.ndarray:
+    """Nats of the completion of each row, and its tokens: (rows, 2). The end sign counts."""
+    one = _mlx_nats if loaded.backend == "mlx" else _torch_nats
+    order = sorted(range(len(encoded)), key=lambda place: len(encoded[place].ids))  # little padding
+    nats = np.empty(len(encoded))
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        rows = [encoded[place].ids for place in places]
+        width = max(map(len, rows))
+        tokens = np.array([row + [0] * (width - len(row)) for row in rows])
+        per_token = one(loaded, tokens)  # padding stands behind the text, which cannot see it
+        nats[places] = [sum(per_token[at, encoded[p].start - 1 : len(encoded[p].ids) - 1]) for at, p in enumerate(places)]
+    return np.stack([nats, [len(one.ids) - one.start for one in encoded]], 1)
+
+
+def _torch_nats(loaded: models.LoadedModel, tokens: np.ndarray) -> np.ndarray:
+    import torch
+
+    loaded.model.eval()
+    rows = torch.from_numpy(tokens).to(loaded.model.device)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=rows[:, :-1]).logits.float()
+        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").cpu().numpy()
+
+
+def _mlx_nats(loaded: models.LoadedModel, tokens: np.ndarray) -> np.ndarray:
+    import mlx.core as mx
+    from mlx import nn
+
+    loaded.model.eval()
+    rows = mx.array(tokens)
+    return np.array(nn.losses.cross_entropy(loaded.model(rows[:, :-1]).astype(mx.float32), rows[:, 1:], reduction="none"))
+
+
+def per_token(rows: np.ndarray) -> float:
+    """Loss per token of rows of `losses`."""
+    return float(rows[:, 0].sum() / rows[:, 1].sum())
+
+
+def interval(seeds: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the loss per token, over rows, and over seeds where there are several: each draw takes both."""
+    every, rng = np.stack(seeds), np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        taken = every[rng.integers(len(every), size=len(every))].mean(0)
+        found.append(per_token(taken[rng.integers(len(taken), size=len(taken))]))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def examples(rows: Sequence[Snippet], seed: int, key: str) -> list[Snippet]:
+    """The training rows that stand before the prompt `key` in a few-shot prompt; another draw for every prompt and seed."""
+    return random.Random(f"{seed} {key}").sample(snippets.split(rows, "train"), SHOTS)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text, and whether the model ended it by itself within its budget of tokens."""
+
+    text: str
+    ended: bool
+
+
+def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new_tokens: int, seed: int) -> list[Written]:
+    """One sampled answer to each conversation, in their order."""
+    if loaded.backend == "mlx":
+        return [_stream(loaded, messages, new_tokens, seed + place) for place, messages in enumerate(chats)]
+    import torch
+
+    torch.manual_seed(seed)
+    tokenizer, found = loaded.tokenizer, {}
+    texts = [tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in chats]
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    for start in range(0, len(order), 2 * BATCH):
+        places = order[start : start + 2 * BATCH]
+        batch = tokenizer(
+            [texts[place] for place in places],
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,  # the template wrote them
+            return_token_type_ids=False,
+        ).to(loaded.model.device)
+        sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+        with torch.no_grad():
+            out = loaded.model.generate(**batch, max_new_tokens=new_tokens, **sampling)
+        for place, row in zip(places, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            ends = [at for at, token in enumerate(row) if token in loaded.stop_ids]
+            text = tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True)
+            found[place] = Written(text.strip(), bool(ends))
+    return [found[place] for place in range(len(chats))]
+
+
+def _stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Written:
+    settings = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": seed}
+    text = "".join(models.stream(loaded, messages, max_new_tokens=new_tokens, **settings)).strip()
+    return Written(text, len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) < new_tokens)
