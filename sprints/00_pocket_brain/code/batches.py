@@ -34,7 +34,7 @@ class Settings:
     micro_tokens: int = 1024
     context: int = 256
     final_context: int = 512
-    first_share: float = 0.12
+    first_share: float = 0.08
     warmup_steps: int = 50
     decay_share: float = 0.5
     learning_rate: float = 4e-3

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .model import SHAPES, configuration, to_transformers
 from .text import tokenizer
@@ -36,14 +36,19 @@ It was not aligned or filtered beyond the choice of its text. Do not use it wher
 """
 
 
-def export(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast, target: Path, facts: dict, manifest: dict) -> Path:
-    """Write the folder beside its place, then put it there; returns the weights file. `facts` fill the card."""
+def restored(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The library's model with the weights of a checkpoint, in bf16."""
     state = load_file(checkpoint)
     weights = {name.removeprefix("master."): tensor.bfloat16() for name, tensor in state.items() if name.startswith("master.")}
-    shape = SHAPES[size]
     vocabulary = brain.get_vocab()
-    model = to_transformers(configuration(shape, vocabulary[tokenizer.END_OF_TEXT], vocabulary[tokenizer.PAD]), weights)
+    model = to_transformers(configuration(SHAPES[size], vocabulary[tokenizer.END_OF_TEXT], vocabulary[tokenizer.PAD]), weights)
     model.generation_config = tokenizer.generation_config(brain)
+    return model
+
+
+def export(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast, target: Path, facts: dict, manifest: dict) -> Path:
+    """Write the folder beside its place, then put it there; returns the weights file. `facts` fill the card."""
+    shape, model = SHAPES[size], restored(checkpoint, size, brain)
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)

@@ -2,6 +2,7 @@
 
 $ make pocket-train                                          the shipped model: hours on two cores, resumes after a stop
 $ make pocket-train ARGS="--only pretraining --size 1M --tokens 5_000_000"   a small one, in minutes, to runs/custom
+$ make pocket-train ARGS="--only binding"                    what trains first: questions alone against bare pairs
 $ make pocket-train ARGS="--only scaling"                    loss against tokens and parameters, Muon against AdamW
 $ make pocket-train ARGS=--smoke                             toy size, seconds
 """
@@ -9,6 +10,7 @@ $ make pocket-train ARGS=--smoke                             toy size, seconds
 import hashlib
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from shared.environment import describe_machine
 from shared.errors import UserError
 from shared.sprints import ROOT
 
-from . import scaling
+from . import curriculum, scaling
 from .batches import Settings
 from .export import export
 from .pretrain import Pretraining, history, matmul_peak
@@ -50,7 +52,7 @@ class Args(runlog.Args):
     scaling_tokens: int = 8_000_000
     """Longest of the short runs behind the scaling law."""
     only: tuple[str, ...] = ()
-    """Which experiments to run: pretraining, scaling (both when not given)."""
+    """Which experiments to run: pretraining, binding, scaling (all when not given)."""
 
 
 def processes_for(device: str) -> int:
@@ -79,6 +81,7 @@ def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> l
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.pretrain", str(folder), device]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else it skips what follows
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         code = process.wait()
@@ -203,7 +206,27 @@ def scaling_law(args: Args, base: Path) -> dict:
     return run.report
 
 
-EXPERIMENTS = {"pretraining": pretraining, "scaling": scaling_law}
+def binding(args: Args, base: Path) -> dict:
+    """What trains first: questions alone against bare pairs."""
+    setup = {
+        "model": "the 3M shape, from nothing",
+        "arms": "questions: sentences and questions about every one of them; recall: bare pairs told again and asked for, too",
+        "asked": f"one of {curriculum.FACTS} facts of one relation on reserved invented names, greedy, exact match",
+    }
+    title, objective = "Binding", "How a model learns which value belongs to which subject."
+    seeds = range(args.seed, args.seed + (2 if args.smoke else 3))
+    with runlog.Run(args, __file__, "binding", title=title, objective=objective, setup=setup, seeds=seeds) as run:
+        corpus.build(base / "corpus", smoke=args.smoke)
+        brain = AutoTokenizer.from_pretrained(base / "corpus")
+        recall = {"mix": corpus.FIRST_MIX, "size": "3M", "tokens": 4_000_000, "step_tokens": 4096, "final_context": 256}
+        settings = settings_for(args, base, run.device.kind, **recall, decay_share=0.3, evaluate_every=10**9)
+        curriculum.arms(
+            run, base / "binding", brain, settings, lambda folder, chosen: pretrain(folder, chosen, args.processes, run.device.kind)
+        )
+    return run.report
+
+
+EXPERIMENTS = {"pretraining": pretraining, "binding": binding, "scaling": scaling_law}
 
 
 def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:

@@ -5,6 +5,7 @@ Run as a program by torchrun, it is one of several processes that share each bat
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -183,6 +184,7 @@ def in_processes(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.tune_torch", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else it skips what follows
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         code = process.wait()
