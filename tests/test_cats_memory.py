@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Phi3Config
 
-from shared import models
+from shared import models, runlog
 
 memory = import_module("sprints.01_paws_of_dread.code.memory")
 
@@ -82,20 +82,42 @@ def test_random_models_are_as_large_as_computed():
         assert torch.isfinite(model(torch.ones(1, 4, dtype=torch.long)).logits).all()
 
 
-def test_record(monkeypatch):
+@pytest.fixture
+def stubbed(monkeypatch):
+    """A run on CUDA that keeps what it is told, and `memory` without the work."""
     entry = memory.table(Phi3Config(**TINY), 8, 256, 16)[0]
     monkeypatch.setattr(memory, "measured", lambda *_: entry)
     monkeypatch.setattr(memory, "prepared", lambda *_: None)
     loaded = SimpleNamespace(model=SimpleNamespace(config=Phi3Config(**TINY), bfloat16=lambda: None))
     monkeypatch.setattr(memory.models, "load", lambda *_: loaded)
-    kept, figures = {}, []
-    run = SimpleNamespace(device=SimpleNamespace(kind="cpu"))
-    run.metric = lambda key, value, **_: kept.update({key: value})
-    run.figure = lambda figure, name, **_: figures.append((figure, name))
-    memory.record(run)
-    assert kept["memory_phi3_full_gib"] > 56.9 and kept["memory_phi3_qlora_weights_gib"] < 2.3
-    assert {f"memory_pocket_{method}_error" for method in memory.METHODS} < set(kept) and [name for _, name in figures] == [
-        "memory"
-    ]
-    bars = figures[0][0].axes[0].patches
-    assert len(bars) == 24 and sum(bar.get_width() for bar in bars[::6]) == pytest.approx(kept["memory_phi3_full_gib"])
+    run = SimpleNamespace(device=SimpleNamespace(kind="cuda"), kept={}, said=[])
+    run.metric = lambda key, value, **_: run.kept.update({key: value})
+    run.observe = run.said.append
+    return run
+
+
+def test_record(stubbed):
+    stubbed.device.kind = "cpu"
+    entries = memory.record(stubbed)
+    kept = stubbed.kept
+    assert kept["memory_phi3_full_gib"] > 56.9 and kept["memory_phi3_qlora_weights_gib"] < 2.3 and not stubbed.said
+    assert {f"memory_pocket_{method}_error" for method in memory.METHODS} < set(kept)
+    with runlog.style() as plt:
+        bars = memory.figure(plt, entries, "").axes[0].patches
+        assert len(bars) == 24 and sum(bar.get_width() for bar in bars[::6]) == pytest.approx(kept["memory_phi3_full_gib"])
+        plt.close("all")
+
+
+def test_too_little_memory_is_a_cell_of_the_report(stubbed, monkeypatch):
+    def peak(_, method, *, ours, **sizes):
+        assert sizes == {"rows": 8, "length": 256}
+        if method == "lora" and not ours:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7 GiB")
+        return 5.0, 100.0
+
+    monkeypatch.setattr(memory, "cuda_peak", peak)
+    memory.record(stubbed)
+    assert {key for key in stubbed.kept if key.startswith("peak_")} == {
+        f"peak_phi3_{arm}_gib" for arm in ("lora_ours", "qlora_ours", "qlora_trl")
+    }
+    assert stubbed.said == ["OOM: phi3_lora_trl, 8 rows of 256 tokens: CUDA out of memory. Tried to allocate 2.00 GiB."]

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from importlib import import_module
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from shared.errors import UserError
 
 CODE = "sprints.01_paws_of_dread.code"
 adapter = import_module(f"{CODE}.adapter")
+measures = import_module(f"{CODE}.measures")
 recipe = import_module(f"{CODE}.recipe")
 snippets = import_module(f"{CODE}.snippets")
 tune_torch = import_module(f"{CODE}.tune_torch")
@@ -54,7 +56,12 @@ def weights(folder):
 
 def test_the_twin_with_fused_layers_is_the_same_function(phi3):
     plain, fused = models.load("pocket", "cpu", "none"), models.load(phi3, "cpu", "none")
-    assert recipe.linear_names(fused.model) == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert {path.rsplit(".", 1)[-1] for path in recipe.linear_layers(fused.model)} == {
+        "qkv_proj",
+        "o_proj",
+        "gate_up_proj",
+        "down_proj",
+    }
     tokens = torch.randint(6, 4000, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(plain.model(tokens).logits, fused.model(tokens).logits, atol=2e-4)
@@ -75,6 +82,8 @@ def test_lora_reaches_every_linear_layer_and_the_originals_names_do_not(phi3, ro
 def test_an_evaluation_does_not_stop_the_gradients(rows, tmp_path):
     """bitsandbytes repacks 4-bit weights in evaluation on some CPUs, and no gradient flows through the base any more."""
     trainer = made("pocket", replace(SMALL, dropout=0.0), rows, tmp_path)
+    packed = [layer for layer in trainer.model.modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)]
+    assert len(packed) == 42 and not any(layer.support_avx512bf16_for_cpu for layer in packed)  # else it happens where it can
 
     def gradients():
         trainer.model.train()
@@ -103,8 +112,10 @@ def test_adapters_train_in_float32_with_a_pad_that_is_no_end(rows, tmp_path):
     tokenizer = trainer.processing_class
     assert tokenizer.pad_token_id not in nf4().stop_ids
     batch = trainer.data_collator([trainer.train_dataset[place] for place in range(4)])
-    last = (batch["labels"] != -100).int().cumsum(1).argmax(1)
-    assert (batch["labels"].gather(1, last[:, None]) == tokenizer.convert_tokens_to_ids("<|end|>")).all()
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        counted = labels[labels != -100]
+        text = tokenizer.decode(ids[mask == 1])
+        assert tokenizer.decode(counted) == text.partition("<|assistant|>\n")[2] and text.endswith("<|end|>")
 
 
 def test_tuning_lowers_the_loss_and_keeps_the_best_epoch(rows, tmp_path):
@@ -115,14 +126,46 @@ def test_tuning_lowers_the_loss_and_keeps_the_best_epoch(rows, tmp_path):
     assert tuned.course.tokens > 4 * 8 * 20 and tuned.course.trainable == sum(
         p.numel() for name, p in tuned.loaded.model.named_parameters() if "lora_" in name
     )
-    folder = tuning.home(tmp_path, nf4(), "qlora", 0)
+    folder = tuning.home(tmp_path, nf4(), setting, rows)
     assert not (folder / "checkpoints").exists()
     again = tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path)  # finished: taken as it is
     assert again.course == tuned.course
     state = {name: tensor for name, tensor in again.loaded.model.state_dict().items() if "lora_" in name}
     assert all(torch.equal(tensor, tuned.loaded.model.state_dict()[name]) for name, tensor in state.items())
-    changed = tuning.tune("pocket", pick("cpu"), replace(setting, epochs=1), rows, tmp_path)  # other settings: anew
-    assert len(changed.course.history) == 1
+    other = tuning.tune("pocket", pick("cpu"), replace(setting, epochs=1), rows, tmp_path)  # beside it
+    assert len(other.course.history) == 1 and (folder / "done.json").is_file()
+
+
+def test_the_best_epoch_is_kept_and_tuning_stops_after_it(rows, tmp_path):
+    """Eight rows are learned by heart at this rate: the validation loss rises, and the weights of its minimum stay."""
+    setting = replace(SMALL, epochs=12, learning_rate=2e-2, patience=2)
+    tuned = tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path)
+    losses = [entry["validation_loss"] for entry in tuned.course.history]
+    assert len(losses) == losses.index(min(losses)) + 3 < 12
+    again = adapter.load(nf4(), tuning.home(tmp_path, nf4(), setting, rows) / "adapter")
+    held = [snippets.encode(again.tokenizer, again.stop_ids, row) for row in snippets.split(rows, "validation")]
+    assert measures.per_token(measures.losses(again, held)) == pytest.approx(min(losses), abs=0.15)  # trl averages otherwise
+    log = [{"eval_loss": loss} for loss in losses]
+    assert tune_torch.stale(log, 2) and not tune_torch.stale(log[:-1], 2) and not tune_torch.stale([], 2)
+    with pytest.raises(UserError, match="no longer a number"):
+        tune_torch.stale([{"eval_loss": float("nan")}], 2)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_run_that_was_killed_before_its_adapter_was_saved_ends_the_same(rows, tmp_path, monkeypatch, torn):
+    setting = replace(SMALL, epochs=12, learning_rate=2e-2, patience=1)
+    whole = tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "finish", lambda tuned, folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path / "killed")
+    folder = tuning.home(tmp_path / "killed", nf4(), setting, rows)
+    if torn:  # and while a checkpoint was written
+        (folder / "checkpoints" / "checkpoint-99").mkdir()
+    again = tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path / "killed")
+    assert again.course.history == whole.course.history and again.course.tokens == 0
+    first, second = weights(tuning.home(tmp_path / "whole", nf4(), setting, rows) / "adapter"), weights(folder / "adapter")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_killed_run_resumes_bit_for_bit(rows, tmp_path):
@@ -136,7 +179,7 @@ def test_a_killed_run_resumes_bit_for_bit(rows, tmp_path):
     )
     given = [json.dumps([row.__dict__ for row in rows]), json.dumps(setting.__dict__), str(tmp_path / "killed")]
     process = subprocess.Popen([sys.executable, "-c", script, *given], cwd=sprints.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    folder = tuning.home(tmp_path / "killed", nf4(), "qlora", 0)
+    folder = tuning.home(tmp_path / "killed", nf4(), setting, rows)
     deadline = time.monotonic() + 240
     while not (folder / "checkpoints" / "checkpoint-2" / "trainer_state.json").is_file():
         assert process.poll() is None and time.monotonic() < deadline
@@ -146,7 +189,7 @@ def test_a_killed_run_resumes_bit_for_bit(rows, tmp_path):
     assert not (folder / "done.json").exists()
     resumed = tuning.tune("pocket", pick("cpu"), setting, rows, tmp_path / "killed")
     assert resumed.course.history == whole.course.history
-    first, second = weights(tuning.home(tmp_path / "whole", nf4(), "qlora", 0) / "adapter"), weights(folder / "adapter")
+    first, second = weights(tuning.home(tmp_path / "whole", nf4(), setting, rows) / "adapter"), weights(folder / "adapter")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -177,5 +220,7 @@ def test_what_cannot_be_is_said_in_one_line(rows, tmp_path):
     for change in ({"rank": 0}, {"dropout": 1.0}, {"max_length": 3}, {"learning_rate": 0.0}, {"patience": 0}):
         with pytest.raises(UserError):
             replace(SMALL, **change)
+    with pytest.raises(UserError, match="on MLX one process"):
+        tuning.tune("pocket", replace(pick("cpu"), kind="mlx"), SMALL, rows, tmp_path, processes=2)
     with pytest.raises(UserError, match="no validation rows"):
         tuning.tune("pocket", pick("cpu"), SMALL, rows[:8], tmp_path)

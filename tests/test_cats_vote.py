@@ -211,6 +211,7 @@ def test_unusable_pairs(found, message):
     ("{", "is not JSON"), ("\xff", "is not JSON"), ("[]", "holds no votes"), ({"votes": [GOOD]}, "holds no votes"),
     ([GOOD, "left"], "vote 2: it needs exactly id, left, right, choice, seconds"), ([GOOD | {"name": "x"}], "1: it needs exactly"),
     ([GOOD | {"left": "tuned"}], "two different systems"), ([GOOD | {"right": 3}], "left and right are text"),
+    ([GOOD | {"right": "tunned"}], "unknown system 'tunned', it is one of base, fewshot, tuned"),
     ([GOOD | {"choice": "up"}], "unknown choice 'up'"), ([GOOD | {"choice": ["left"]}], "unknown choice"),
     ([GOOD | {"seconds": -1}], "is no number"), ([GOOD | {"seconds": True}], "is no number"),
     ([GOOD | {"seconds": math.nan}], "is no number"), ([GOOD, GOOD], "two votes on the same pair")])  # fmt: skip

@@ -81,7 +81,7 @@ def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> l
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.pretrain", str(folder), device]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else it skips what follows
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else nobody stops them
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         code = process.wait()
@@ -89,6 +89,7 @@ def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> l
         if process.poll() is None:
             process.terminate()
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     if code:
         raise UserError("pretraining stopped; what went wrong stands above, the same command resumes it")
     return history(folder)

@@ -3,14 +3,17 @@
 Judged on the validation rows, whose forms and themes do not train either; the test rows are kept for the final comparison.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shared import runlog
+from shared.environment import git_commit
+from shared.report import write_atomically
 
 from . import measures, snippets, tuning, twin
 from .recipe import Recipe
@@ -27,11 +30,13 @@ class Variant:
     says: str
     changes: dict[str, Any]
     fused: bool = False  # on the twin with Phi-3's module names
+    mixed: bool = False  # the words of the training rows in random order
 
 
 VARIANTS = (
     Variant("published", "the recipe as it is", {}),
     Variant("no_end_sign", "the training rows without their end sign", {"end_sign": False}),
+    Variant("shuffled_rows", "training rows with their words in random order", {}, mixed=True),
     Variant("whole_text", "the loss counts the prompt too", {"completion_only": False}),
     *(Variant(f"rank_{rank}", f"rank {rank}", {"rank": rank, "alpha": 2 * rank}) for rank in (4, 8, 32)),
     Variant("lora", "LoRA on the base as stored, not in 4 bit", {"method": "lora"}),
@@ -41,13 +46,15 @@ VARIANTS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What one tuned model gave. megabytes: of what is kept, the adapter in float32 or the whole model in bf16."""
+    """What one tuned model gave. loss: with, loss_before_end: without the end sign. megabytes: of what is kept, the adapter in
+    float32 or the whole model in bf16."""
 
     loss: float
+    loss_before_end: float
     ended: list[bool]
-    seconds: float
+    seconds_per_epoch: float
     megabytes: float
 
 
@@ -57,52 +64,84 @@ def outcome(args: Any, run: runlog.Run, base: Path, setting: Recipe, variant: Va
     if chosen.method == "full":
         chosen = replace(chosen, learning_rate=setting.learning_rate / 10)
     model = str(twin.make(base)) if variant.fused else args.model
+    if variant.mixed:
+        rows = [snippets.shuffled(row, setting.seed) if row.split == "train" else row for row in rows]
     tuned = tuning.tune(model, run.device, chosen, rows, base / variant.key, keep=False)
     loaded, validation = tuned.loaded, snippets.split(rows, "validation")
-    encoded = [snippets.encode(loaded.tokenizer, loaded.stop_ids, row) for row in validation]
+    whole, short = (
+        [snippets.encode(loaded.tokenizer, loaded.stop_ids, row, end=end) for row in validation] for end in (True, False)
+    )
     asked = [snippets.chat(row) for row in (validation[:2] if args.smoke else validation)]
     written = measures.write(loaded, asked, 8 if args.smoke else NEW_TOKENS, setting.seed)
     return Outcome(
-        measures.per_token(measures.losses(loaded, encoded)),
+        measures.per_token(measures.losses(loaded, whole)),
+        measures.per_token(measures.losses(loaded, short)),
         [one.ended for one in written],
-        tuned.course.seconds,
+        tuned.course.seconds / len(tuned.course.history),
         (2 if chosen.method == "full" else 4) * tuned.course.trainable / 1e6,
     )
+
+
+def kept(file: Path, setting: Recipe, make: Callable[[], Outcome]) -> Outcome:
+    """The outcome of an earlier run at this commit and with this recipe, or a new one: what was measured is not measured again."""
+    known = {"recipe": asdict(setting), "git": git_commit()}
+    if file.is_file():
+        old = json.loads(file.read_text())
+        if old.pop("of") == known:
+            return Outcome(**old)
+    found = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(asdict(found) | {"of": known}).encode())
+    return found
 
 
 def ablations(args: Any, setting: Recipe, base: Path) -> dict:
     """Every variant with every seed; differences to the published recipe are paired by seed."""
     rows = snippets.read(args.data)
-    variants = [variant for variant in VARIANTS if not args.smoke or variant.key in ("published", "fused_missed")]
     setup = {
         "variants": "one change each; the same rows, seeds and epochs at most",
         "judged on": "the validation rows, whose themes or forms never train",
         "texts": f"one answer to every validation prompt per seed, at most {NEW_TOKENS} tokens",
     }
     title, objective = "Ablations", "Which parts of the recipe matter?"
-    seeds = args.seeds[:3]
-    with runlog.Run(args, __file__, "ablations", title=title, objective=objective, setup=setup, seeds=seeds) as run:
+    with runlog.Run(args, __file__, "ablations", title=title, objective=objective, setup=setup, seeds=args.seeds) as run:
+        variants = [one for one in VARIANTS if run.device.kind == "cpu" or not (one.fused or one.key == "full")]
+        if args.smoke:
+            variants = [one for one in variants if one.key in ("published", "fused_reached", "fused_missed", "shuffled_rows")]
         found: dict[str, list[Outcome]] = {}
         for variant in run.track(variants, "variants"):
-            mine = [outcome(args, run, base, replace(setting, seed=seed), variant, rows) for seed in seeds]
-            found[variant.key] = mine
-            down: dict[str, Any] = {"higher_is_better": False}
-            meaning = f"validation loss per token: {variant.says}"
-            run.metric(f"ablation_loss_{variant.key}", [one.loss for one in mine], unit="nats", **down, meaning=meaning)
-            ended = np.concatenate([one.ended for one in mine])
-            meaning = f"answers that end by themselves: {variant.says}"
-            run.metric(f"ablation_termination_{variant.key}", ended, unit="fraction", higher_is_better=True, meaning=meaning)
-            meaning = f"time to tune: {variant.says}"
-            run.metric(f"ablation_seconds_{variant.key}", [one.seconds for one in mine], unit="s", **down, meaning=meaning)
-            meaning = f"bytes to keep: {variant.says}"
-            run.metric(f"ablation_megabytes_{variant.key}", mine[0].megabytes, unit="MB", **down, meaning=meaning)
+            found[variant.key] = []
+            for seed in args.seeds:
+                mine, file = replace(setting, seed=seed), base / variant.key / f"outcome_{seed}.json"
+                one = kept(file, mine, lambda mine=mine, variant=variant: outcome(args, run, base, mine, variant, rows))
+                found[variant.key].append(one)
+            record(run, variant, found[variant.key])
         for variant in variants:
-            against = "fused_reached" if variant.key == "fused_missed" and "fused_reached" in found else "published"
+            against = "fused_reached" if variant.key == "fused_missed" else "published"
             if variant.key != against:
                 pair = ([one.loss for one in found[key]] for key in (variant.key, against))
                 run.compare("validation loss", *pair, names=(variant.key, against), unit="nats")
         figure_of(run, variants)
+        apart = [one for one in run.report["comparisons"] if one["ci95"][0] * one["ci95"][1] > 0]
+        shown = ", ".join(f"{one['a']} ({one['difference']:+.2f})" for one in apart) or "none"
+        run.observe(f"Variants whose paired difference in validation loss excludes zero: {shown}.")
+        run.conclude(f"{len(apart)} of {len(run.report['comparisons'])} changes move the validation loss beyond the seeds' noise.")
     return run.report
+
+
+def record(run: runlog.Run, variant: Variant, mine: Sequence[Outcome]) -> None:
+    down: dict[str, Any] = {"higher_is_better": False}
+    values = {
+        "loss": ([one.loss for one in mine], "nats", "validation loss per token"),
+        "loss_before_end": ([one.loss_before_end for one in mine], "nats", "the same without the end sign"),
+        "seconds_per_epoch": ([one.seconds_per_epoch for one in mine], "s", "time to tune, with its evaluation"),
+        "megabytes": (mine[0].megabytes, "MB", "bytes to keep"),
+    }
+    for name, (value, unit, what) in values.items():
+        run.metric(f"ablation_{name}_{variant.key}", value, unit=unit, **down, meaning=f"{what}: {variant.says}")
+    ended = np.concatenate([one.ended for one in mine])
+    meaning = f"answers that end by themselves: {variant.says}"
+    run.metric(f"ablation_termination_{variant.key}", ended, unit="fraction", higher_is_better=True, meaning=meaning)
 
 
 def figure_of(run: runlog.Run, variants: Sequence[Variant]) -> None:
@@ -123,6 +162,6 @@ def figure_of(run: runlog.Run, variants: Sequence[Variant]) -> None:
         run.figure(
             figure,
             "ablations",
-            shows="Validation loss and share of ended answers for each variant, with 95 % intervals over three seeds.",
-            matters="A change whose interval overlaps the recipe's has not shown that it matters.",
+            shows="Validation loss and share of ended answers for each variant, with 95 % intervals.",
+            matters="The seeds are the same for all variants: the paired differences in the table say more than the intervals.",
         )

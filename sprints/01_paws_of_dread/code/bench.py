@@ -1,14 +1,15 @@
 """Speed against a plain trl script with the original's settings, what each lever gave, and the memory of fine-tuning.
 
-$ make cats-bench                          minutes; use an idle machine
+$ make cats-bench                          hours on two cores; use an idle machine
 $ make cats-bench ARGS="--only memory"     the table of memory alone, seconds
 $ make cats-bench ARGS=--smoke             toy size
 """
 
+import gc
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ from . import measures, memory, recipe, snippets, tune_torch, tuning
 from .recipe import Recipe
 from .snippets import Snippet
 
-LEVERS: dict[str, dict[str, Any]] = {  # ours, with one setting of the original put back
+PUT_BACK: dict[str, dict[str, Any]] = {  # ours, with one setting of the original put back
     "batch_2": {"per_device_train_batch_size": 2},
     "checkpointing": {"activation_checkpointing": True},
     "paged_adamw": {"optim": "paged_adamw_32bit"},
-    "float32": {"bf16": False},
 }
-STILL = {
+APART: dict[str, dict[str, Any]] = {  # ours, with a change that neither the original nor we make
+    "no_autocast": {"bf16": False},  # the 4-bit layers compute in bf16 all the same
+    "packing": {"packing": True, "packing_strategy": "bfd", "max_length": Recipe.max_length},  # rows do not see each other in it
+}
+NAMES = ("plain", "ours", *PUT_BACK, *APART)
+SAYS = {"plain": "plain trl script", "ours": "ours", "batch_2": "batch 2", "checkpointing": "gradient checkpointing"}
+SAYS |= {"paged_adamw": "paged AdamW", "no_autocast": "bf16 autocast off", "packing": "packing"}
+STILL: dict[str, Any] = {
     "eval_strategy": "no",
     "save_strategy": "no",
     "load_best_model_at_end": False,
@@ -43,26 +50,25 @@ class Args(runlog.Args):
     model: str = "pocket"
     """The base: pocket, smollm, phi3, a hub id or a folder."""
     rounds: int = 5
-    """Interleaved rounds, each with a seed of its own."""
+    """Interleaved rounds, each with a seed of its own; one more, of one epoch, warms up and is not recorded."""
     epochs: int = 3
-    """Epochs of the comparison, as the original trained."""
+    """Epochs of every arm, as many as the original trained."""
     only: tuple[str, ...] = ()
     """Which experiments: speed, memory (both when not given)."""
 
 
 def plain(loaded: models.LoadedModel, rows: Sequence[Snippet], epochs: int, seed: int) -> Any:
-    """A trainer as the original sets it up: whole texts in batches of two, gradient checkpointing, paged AdamW, constant rate."""
-    from datasets import Dataset
+    """A trainer with the original's settings. It gets our token ids, so that both train on the same; logging and saving are off.
+
+    The original's list of names is all of a Llama's linear layers and two of Phi-3's four.
+    """
+    import torch
     from peft import LoraConfig
+    from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    texts = [
-        loaded.tokenizer.apply_chat_template(
-            [*snippets.chat(row), {"role": "assistant", "content": row.completion}], tokenize=False
-        )
-        for row in rows
-    ]
+    encoded, _ = snippets.encode_all(loaded.tokenizer, loaded.stop_ids, rows, 512)
     on_cpu = loaded.model.device.type == "cpu"
     arguments = SFTConfig(
         output_dir=tempfile.gettempdir(),
@@ -77,43 +83,81 @@ def plain(loaded: models.LoadedModel, rows: Sequence[Snippet], epochs: int, seed
         max_length=512,
         bf16=True,
         use_cpu=on_cpu,
-        dataset_text_field="text",
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
         seed=seed,
+        data_seed=seed,
         dataloader_pin_memory=not on_cpu,
     )
-    lora = LoraConfig(
-        r=16,
-        lora_alpha=32,
-        lora_dropout=0.05,
-        target_modules=tune_torch.targets(loaded.model, "all"),  # the original's list, spelled for this model
-        task_type="CAUSAL_LM",
-    )
-    return SFTTrainer(
+    names = tune_torch.targets(loaded.model, "original")
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=names, task_type="CAUSAL_LM")
+    torch.manual_seed(seed)
+    made = SFTTrainer(
         model=loaded.model,
         args=arguments,
-        train_dataset=Dataset.from_dict({"text": texts}),
+        train_dataset=tune_torch.rows(encoded, completion_only=False),
         processing_class=loaded.tokenizer,
         peft_config=lora,
     )
+    made.remove_callback(PrinterCallback)
+    return made
 
 
-def timed(made: Any, tokens: int) -> float:
-    """Tokens per second of a trainer's loop, padding not counted."""
-    start = time.perf_counter()
+def make(
+    name: str, loaded: models.LoadedModel, train: Sequence[Snippet], validation: Sequence[Snippet], epochs: int, seed: int
+) -> Any:
+    """The trainer of one arm."""
+    if name == "plain":
+        return plain(loaded, train, epochs, seed)
+    setting = Recipe(epochs=epochs, seed=seed)
+    parts = tuning.encode(loaded, [*train, *validation], setting)
+    return tune_torch.trainer(loaded, setting, *parts, Path(tempfile.gettempdir()), **STILL | (PUT_BACK | APART).get(name, {}))
+
+
+def tokens(made: Any) -> int:
+    """Tokens of an epoch, padding not counted."""
+    return sum(map(len, made.train_dataset["input_ids"]))
+
+
+def seconds(made: Any) -> float:
+    """Train, and time the loop from its first step to its last."""
+    from transformers import TrainerCallback
+
+    marks = []
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if not args.use_cpu:
+                import torch
+
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+
+        on_train_end = on_train_begin
+
+    made.add_callback(Clock())
     made.train()
-    return tokens / (time.perf_counter() - start)
+    return marks[1] - marks[0]
+
+
+def rotated(turn: int) -> list[str]:
+    """Every arm, beginning with another one each round."""
+    start = turn % len(NAMES)
+    return [*NAMES[start:], *NAMES[:start]]
 
 
 def speed(args: Args) -> dict:
-    """Interleaved rounds of the plain script, of ours, and of ours with one of the original's settings put back."""
+    """Interleaved rounds of the plain script, ours, ours with one of the original's settings put back, and changes apart."""
     setup = {
-        "plain": "trl's SFTTrainer with the original's settings: batch 2, gradient checkpointing, paged AdamW, whole texts",
-        "ours": "the published recipe: batch 8, no checkpointing, AdamW, loss on the completion",
-        "protocol": f"{args.epochs} epochs of the same rows, so equal tokens; interleaved; loading and evaluation not counted",
+        "plain": "trl's SFTTrainer with the original's settings: batch 2, gradient checkpointing, paged AdamW, grouped by length, "
+        "constant rate, loss on the whole text, the original's layer names",
+        "ours": "the published recipe: batch 8, no checkpointing, AdamW, cosine rate, loss on the completion, every linear layer",
+        "levers": "ours with one of the original's settings put back",
+        "apart": "ours without bf16 autocast; ours with rows packed by trl (bfd), which makes fewer and larger steps",
+        "protocol": f"{args.epochs} epochs of the same rows for every arm, so equal tokens; a warm-up round is not recorded; the "
+        "order rotates from round to round; loading and evaluation not counted",
     }
     title, objective = "Speed of tuning", "What does the recipe gain over the original's settings, at which loss?"
     with runlog.Run(args, __file__, "speed", title=title, objective=objective, setup=setup, seeds=range(args.rounds)) as run:
@@ -122,17 +166,21 @@ def speed(args: Args) -> dict:
         rows = snippets.read()
         train, validation = snippets.split(rows, "train"), snippets.split(rows, "validation")
         if args.smoke:
-            train, validation = train[:8], validation[:2]
-        rates: dict[str, list[float]] = {name: [] for name in ("plain", "ours", *LEVERS)}
-        ends: dict[str, list[float]] = {"plain": [], "ours": []}
-        for seed in run.track(range(args.rounds), "rounds"):
-            for name, make in makers(args, run, train, validation, seed).items():
+            train, validation = train[:4], validation[:2]
+        rates: dict[str, list[float]] = {name: [] for name in NAMES}
+        ends: dict[str, list[float]] = {name: [] for name in NAMES}
+        counts: dict[str, int] = {}
+        for turn in run.track(range(-1, args.rounds), "rounds"):
+            for name in rotated(turn):
+                gc.collect()  # trainers are held by cycles
                 loaded = recipe.base(args.model, run.device, "qlora")
-                encoded = [snippets.encode(loaded.tokenizer, loaded.stop_ids, row) for row in train]
-                epochs = args.epochs if name in ends else 1
-                made = make(loaded)
-                rates[name].append(timed(made, epochs * sum(len(one.ids) for one in encoded)))
-                if name in ends:
+                made = make(name, loaded, train, validation, args.epochs if turn >= 0 else 1, max(turn, 0))
+                counts[name] = tokens(made)
+                if len(set(counts.values())) > 1:
+                    raise UserError(f"rows of more than {Recipe.max_length} tokens: the arms would not train on the same ones")
+                took = seconds(made)
+                if turn >= 0:
+                    rates[name].append(args.epochs * counts[name] / took)
                     loaded.model = made.model
                     held = [snippets.encode(loaded.tokenizer, loaded.stop_ids, row) for row in validation]
                     ends[name].append(measures.per_token(measures.losses(loaded, held)))
@@ -140,51 +188,58 @@ def speed(args: Args) -> dict:
     return run.report
 
 
-def makers(args: Args, run: runlog.Run, train: Sequence[Snippet], validation: Sequence[Snippet], seed: int) -> dict[str, Callable]:
-    """How each of the compared makes its trainer for a loaded base."""
-    folder = Path(tempfile.gettempdir())
-
-    def ours(changes: dict[str, Any], epochs: int) -> Callable:
-        setting = replace(Recipe(seed=seed), epochs=epochs)
-
-        def make(loaded: models.LoadedModel) -> Any:
-            parts = tuning.encode(loaded, [*train, *validation], setting)
-            return tune_torch.trainer(loaded, setting, *parts, folder, **STILL | changes)
-
-        return make
-
-    found: dict[str, Callable] = {
-        "plain": lambda loaded: plain(loaded, train, args.epochs, seed),
-        "ours": ours({}, args.epochs),
-    }
-    return found | {name: ours(changes, 1) for name, changes in LEVERS.items()}
-
-
 def record(run: runlog.Run, rates: dict[str, np.ndarray], ends: dict[str, list[float]]) -> None:
     up: dict[str, Any] = {"higher_is_better": True}
     ratio = rates["ours"] / rates["plain"]
     meaning = "tuning tokens/s, ours / the plain trl script with the original's settings; same model, rows and tokens, interleaved"
     run.metric("throughput_ratio_vs_plain_trl", ratio, unit="x", **up, meaning=meaning)
-    for name, label in (("ours", "our recipe"), ("plain", "the plain script")):
-        run.metric(f"tuning_rate_{name}", rates[name], unit="tokens/s", **up, meaning=f"of {label}")
-        end = {"unit": "nats", "higher_is_better": False, "meaning": f"validation loss per token after the same tokens, {label}"}
-        run.metric(f"loss_at_equal_tokens_{name}", ends[name], **end)
+    labels = SAYS | {name: f"ours, {SAYS[name]} put back" for name in PUT_BACK} | {name: f"ours, {SAYS[name]}" for name in APART}
+    for name in NAMES:
+        run.metric(f"tuning_rate_{name}", rates[name], unit="tokens/s", **up, meaning=labels[name])
+        meaning = f"validation loss per token after the same tokens: {labels[name]}"
+        run.metric(f"loss_at_equal_tokens_{name}", ends[name], unit="nats", higher_is_better=False, meaning=meaning)
+    gains = {name: f"lever_{name}" for name in PUT_BACK} | {name: f"change_{name}" for name in APART}
+    for name, key in gains.items():
+        back = name in PUT_BACK
+        meaning = f"ours / {labels[name]}: what leaving it out gave" if back else f"{labels[name]} / ours: what it would give"
+        run.metric(key, rates["ours"] / rates[name] if back else rates[name] / rates["ours"], unit="x", **up, meaning=meaning)
     run.compare("validation loss", ends["ours"], ends["plain"], names=("ours", "plain trl"), unit="nats")
-    for name in LEVERS:
-        meaning = f"ours / ours with {name.replace('_', ' ')} put back: what leaving it out gave"
-        run.metric(f"lever_{name}", rates["ours"] / rates[name], unit="x", **up, meaning=meaning)
+    run.compare("validation loss", ends["packing"], ends["ours"], names=("packing", "ours"), unit="nats")
+
+    def told(name: str) -> str:
+        metric = run.report["metrics"][gains[name]]
+        low, high = metric["ci95"]
+        return f"{SAYS[name]} {metric['mean']:.2f} x{' (its interval holds 1)' if low <= 1 <= high else ''}"
+
+    def order(names: Sequence[str]) -> str:
+        return ", ".join(told(name) for name in sorted(names, key=lambda name: -run.report["metrics"][gains[name]]["mean"]))
+
+    alone = np.prod([run.report["metrics"][gains[name]]["mean"] for name in PUT_BACK])
+    run.observe(f"What leaving out each of the original's settings gave: {order(list(PUT_BACK))}. Apart: {order(list(APART))}.")
+    rest = "the rest is settings that were not put back alone"
+    run.observe(f"Multiplied, the levers make {alone:.2f} x of the measured {ratio.mean():.2f} x; {rest}.")
+    unsteady = max(NAMES, key=lambda name: rates[name].std(ddof=1) / rates[name].mean())
+    spread = rates[unsteady].std(ddof=1) / rates[unsteady].mean()
+    run.observe(f"The least steady rate ({labels[unsteady]}) has a standard deviation of {spread:.1%} over the rounds.")
+    if run.device.kind == "cpu":
+        run.observe("On a CPU bitsandbytes does not page: paged AdamW is its AdamW in 32 bit.")
     with runlog.style() as plt:
-        figure, axes = plt.subplots(figsize=(7, 3.2))
-        bars = {"ours": "ours"} | {name: f"ours, with {name.replace('_', ' ')}" for name in LEVERS} | {"plain": "plain trl script"}
-        colors = ["C0", *["C1"] * len(LEVERS), "0.6"]
-        axes.barh(list(bars.values()), [rates[name].mean() for name in bars], color=colors)
-        axes.set(xlabel="tokens per second", title=f"{ratio.mean():.1f} times as fast as the plain script")
+        figure, axes = plt.subplots(figsize=(7, 3.6))
+        bars = ["ours", *PUT_BACK, *APART, "plain"]
+        colors = ["C0", *["C1"] * len(PUT_BACK), *["C2"] * len(APART), "0.6"]
+        axes.barh([labels[name] for name in bars], [rates[name].mean() for name in bars], color=colors)
+        axes.set(xlabel="tokens per second", title=f"{ratio.mean():.2f} times the rate of the plain script")
         axes.invert_yaxis()
-        shows = "Tuning tokens per second, mean of the rounds; in orange with one of the original's settings put back."
-        run.figure(
-            figure, "speed", shows=shows, matters="Most of the gain is the batch and the absent checkpointing, not the method."
+        shows = (
+            "Tuning tokens per second, mean of the rounds; orange: one of the original's settings put back; green: other changes."
         )
-    run.conclude(f"Tuning runs {ratio.mean():.1f} times as fast as with the original's settings.")
+        run.figure(figure, "speed", shows=shows, matters=f"By what leaving it out gave: {order(list(PUT_BACK))}.")
+    low, high = run.report["comparisons"][0]["ci95"]
+    verdict = "a lower" if high < 0 else "a higher" if low > 0 else "no clearly different"
+    pair = f"{np.mean(ends['ours']):.3f} against {np.mean(ends['plain']):.3f} nats per token"
+    run.conclude(
+        f"Tuning runs at {ratio.mean():.2f} times the rate of the original's settings, to {verdict} validation loss ({pair})."
+    )
 
 
 def bytes_held(args: Args) -> dict:
@@ -195,7 +250,24 @@ def bytes_held(args: Args) -> dict:
     }
     title, objective = "Memory of tuning", "What do adapters, four bits and checkpointing save?"
     with runlog.Run(args, __file__, "memory", title=title, objective=objective, setup=setup) as run:
-        memory.record(run, Recipe(batch=2, max_length=64) if args.smoke else Recipe())
+        chosen = Recipe(batch=2, max_length=64) if args.smoke else Recipe()
+        full, lora, qlora = entries = memory.record(run, chosen)
+        size, gib = f"{chosen.batch} rows of {chosen.max_length} tokens", memory.GIB
+        states = (full.gradients + full.optimizer - qlora.gradients - qlora.optimizer) / gib
+        matters = f"4 bits save {(lora.weights - qlora.weights) / gib:.1f} GiB of weights, adapters {states:.1f} of gradients and "
+        matters += f"optimiser, checkpointing {(qlora.activations - qlora.recomputed) / gib:.1f} of QLoRA's activations."
+        with runlog.style() as plt:
+            shows = "What fine-tuning Phi-3-mini holds, computed from the shapes of its layers."
+            run.figure(memory.figure(plt, entries, f"Phi-3-mini, {size}"), "memory", shows=shows, matters=matters)
+        errors = {method: run.report["metrics"][f"memory_pocket_{method}_error"]["mean"] for method in memory.METHODS}
+        worst = max(errors, key=errors.__getitem__)
+        run.observe(f"On the pocket model the computed total is off by at most {100 * errors[worst]:.1g} % ({worst}).")
+        if run.device.kind != "cuda":
+            run.observe("Peaks of Phi-3-mini on a GPU: not run here.")
+        needs = (
+            f"{full.total() / gib:.1f} GiB when every weight is tuned, {qlora.total(True) / gib:.1f} by QLoRA with checkpointing"
+        )
+        run.conclude(f"By computation Phi-3-mini with {size} needs {needs}.")
     return run.report
 
 

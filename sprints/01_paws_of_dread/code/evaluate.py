@@ -6,7 +6,7 @@ $ make cats-eval ARGS=--smoke                       two toy adapters, seconds
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from shared import models, runlog
 from shared.errors import UserError
 
-from . import adapter, judges, measures, recipe, snippets, tuning, verdicts
+from . import adapter, judges, measures, ratings, recipe, snippets, tuning, verdicts
 from .measures import Written
+from .recipe import Recipe
 from .snippets import Snippet
 from .train_qlora_phi3_cats import RUNS
 
@@ -27,7 +28,7 @@ class Args(runlog.Args):
     model: str = "auto"
     """The base of the adapters: auto, pocket, smollm, phi3, a hub id or a folder."""
     adapters: Path = RUNS
-    """The folder that make cats-train fills."""
+    """The folder that make cats-train fills; those of the published recipe and of these data are taken."""
     data: Path = snippets.FILE
     """YAML list of theme, form, prompt, completion."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -61,6 +62,7 @@ class Material:
     test: list[Snippet]
     asked: list[Snippet]  # held-out prompts to answer
     unrelated: list[str]  # texts without a cat and without dread
+    rows: list[Snippet]  # all of them
 
 
 def material(args: Args) -> Material:
@@ -72,7 +74,7 @@ def material(args: Args) -> Material:
     plain = [rated.text for rated in judges.read() if not rated.cat and not rated.angst]
     if args.smoke:
         test = test[:4]
-    return Material(snippets.split(rows, "train"), test, [test[place % len(test)] for place in places], plain)
+    return Material(snippets.split(rows, "train"), test, [test[place % len(test)] for place in places], plain, rows)
 
 
 def measured(args: Args, load: Callable[[int], models.LoadedModel], given: Material, few: bool) -> System:
@@ -106,10 +108,25 @@ def systems(args: Args, run: runlog.Run, given: Material) -> dict[str, System]:
 
     def tuned(seed: int) -> models.LoadedModel:
         loaded = base(seed)
-        return adapter.load(loaded, tuning.home(args.adapters, loaded, "qlora", seed) / "adapter")
+        return adapter.load(loaded, tuning.home(args.adapters, loaded, recipe_of(args, seed), given.rows) / "adapter")
 
+    tuned(args.seeds[-1])  # if one is missing, it is said now
     makers = {"base": (base, False), "fewshot": (base, True), "tuned": (tuned, False)}
     return {name: measured(args, load, given, few) for name, (load, few) in run.track(makers.items(), "systems")}
+
+
+def sheet_for_readers(found: dict[str, System], given: Material, folder: Path) -> None:
+    """A sheet of texts to rate without knowing who wrote them (ratings.py), once."""
+    pool = {
+        name: [(row.prompt, one.text) for row, one in zip(given.asked, system.written[0], strict=True)]
+        for name, system in found.items()
+    }
+    if not folder.is_dir():
+        ratings.write_sheet(folder, pool | {"written": [(row.prompt, row.completion) for row in given.asked]})
+
+
+def recipe_of(args: Args, seed: int) -> Recipe:
+    return Recipe(epochs=1, seed=seed) if args.smoke else Recipe(seed=seed)
 
 
 def main(args: Args) -> dict:
@@ -128,13 +145,18 @@ def main(args: Args) -> dict:
     with runlog.Run(args, __file__, "evaluation", title=title, objective=objective, setup=setup, seeds=args.seeds) as run:
         if args.smoke:
             args.adapters = run.folder.parent / "adapters"
-            few = [*given.train[:16], *snippets.split(snippets.read(args.data), "validation")[:4]]
+            given = replace(given, rows=[*given.train[:16], *snippets.split(given.rows, "validation")[:4]])
             for seed in args.seeds:
-                tuning.tune(args.model, run.device, recipe.Recipe(epochs=1, seed=seed), few, args.adapters)
+                tuning.tune(args.model, run.device, recipe_of(args, seed), given.rows, args.adapters)
         found = systems(args, run, given)
+        if not args.smoke:
+            sheet_for_readers(found, given, args.adapters / "ratings")
         verdicts.losses(run, found, given)
         verdicts.texts(run, found, given)
+        verdicts.word_order(run, found, given, recipe.base(args.model, run.device, "lora"))
         verdicts.readers(run, args.votes)
+        verdicts.claims(run)
+        verdicts.conclude(run)
     return run.report
 
 

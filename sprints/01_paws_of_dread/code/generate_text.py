@@ -5,6 +5,7 @@ $ make cats-generate ARGS="--prompts my_prompts.txt"              a prompt per l
 $ make cats-generate                                              results/generated_responses.md and the blind page
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ ORIGINAL_PROMPTS = (  # the subjects of the eight prompts of the original; all b
     "What is the purpose of your human?",
 )
 BEST = 6
+COPIED = 6  # words in a row, from which on a text is no candidate for the best
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Args(runlog.Args):
     model: str = "auto"
     """The base: auto, pocket, smollm, phi3, a hub id or a folder."""
     adapter: Path | None = None
-    """Folder of an adapter; when not given, that of the first seed of make cats-train."""
+    """Folder of an adapter; when not given, that of seed 0 of make cats-train, for this base and the default recipe."""
     new_tokens: int = 120
     """Longest answer, in tokens."""
     seed: int = 0
@@ -53,8 +55,9 @@ class Args(runlog.Args):
 def both(args: Args) -> tuple[models.LoadedModel, models.LoadedModel]:
     """The base, and the base with the adapter."""
     device = pick(args.device, ("cpu", "cuda", "mlx"))
-    base, tuned = (recipe.base(args.model, device, "qlora") for _ in range(2))
-    return base, adapter.load(tuned, args.adapter or tuning.home(RUNS, base, "qlora", 0) / "adapter")
+    tuned = recipe.base(args.model, device, "qlora")
+    tuned = adapter.load(tuned, args.adapter or tuning.home(RUNS, tuned, recipe.Recipe(), snippets.read()) / "adapter")
+    return recipe.base(args.model, device, "qlora"), tuned
 
 
 def say(args: Args, prompts: list[str]) -> None:
@@ -62,14 +65,14 @@ def say(args: Args, prompts: list[str]) -> None:
     names = zip(("base", "tuned"), both(args), strict=True)
     settings = {"temperature": measures.TEMPERATURE, "top_p": measures.TOP_P, "seed": args.seed}
     speakers = list(names)
-    console.print(str(speakers[0][1]), style="dim")
+    console.print(str(speakers[0][1]), style="dim", emoji=False)
     for prompt in prompts:
-        console.print(f"\n{prompt}", style="bold")
+        console.print(f"\n{prompt}", style="bold", emoji=False)
         for name, loaded in speakers:
             console.print(f"{name}: ", end="", style="dim")
             messages = [{"role": "user", "content": prompt}]
             for piece in models.stream(loaded, messages, max_new_tokens=args.new_tokens, **settings):
-                console.print(piece, end="", soft_wrap=True)
+                console.print(piece, end="", soft_wrap=True, emoji=False, highlight=False)  # as it was written
             console.print()
 
 
@@ -86,40 +89,67 @@ def sheet(args: Args, run: runlog.Run) -> None:
         f"One draw each, seed {args.seed}, temperature {measures.TEMPERATURE}, nothing selected.",
         "",
     ]
-    pairs = []
+    pairs, ended = {}, {"base": [], "tuned": []}
     for title, prompts in parts.items():
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
         answers = [measures.write(loaded, chats, args.new_tokens, args.seed) for loaded in (base, tuned)]
         lines += [f"## {title}", ""]
         for prompt, before, after in zip(prompts, *answers, strict=True):
             lines += [f"**{prompt}**", "", "base:", "", quoted(before.text), "", "tuned:", "", quoted(after.text), ""]
-            pairs.append({"id": f"{len(pairs)}", "prompt": prompt, "texts": {"base": before.text, "tuned": after.text}})
+            pair = vote.pair(prompt, {"base": before.text, "tuned": after.text})
+            pairs[pair["id"]] = pair
+        for name, written in zip(ended, answers, strict=True):
+            ended[name] += [one.ended for one in written]
     lines += best(args, run, tuned, rows)
     target = run.folder.parent
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "generated_responses.md", "\n".join(lines).encode())
-    write_atomically(run.folder / "vote.html", vote.page(pairs, "The Paws of Dread").encode())
-    run.metric("sheet_prompts", len(pairs), unit="prompts", meaning="answered once by base and tuned model, nothing selected")
+    write_atomically(run.folder / "vote.html", vote.page(list(pairs.values()), "The Paws of Dread").encode())
+    count, up = len(ended["base"]), {"unit": "fraction", "higher_is_better": True}
+    run.metric("sheet_prompts", count, unit="prompts", meaning="answered once by base and tuned model, nothing selected")
+    for name, flags in ended.items():
+        meaning = f"answers of the {name} model on the sheet that end by themselves within {args.new_tokens} tokens"
+        run.metric(f"sheet_ended_{name}", np.array(flags), **up, meaning=meaning)
+    run.conclude(
+        f"On the sheet {sum(ended['tuned'])} of {count} answers of the tuned model and {sum(ended['base'])} of the base end by "
+        f"themselves within {args.new_tokens} tokens."
+    )
 
 
 def best(args: Args, run: runlog.Run, tuned: models.LoadedModel, rows: list[snippets.Snippet]) -> list[str]:
-    """The highest scored of a draw for every held-out prompt: coherent, not copied, by the product of both judges."""
+    """The highest scored of a draw for every held-out prompt: ended, of clean form, not copied; by the product of both judges."""
     held_out = snippets.split(rows, "test")[: 4 if args.smoke else None]
     written = measures.write(tuned, [snippets.chat(row) for row in held_out], args.new_tokens, args.seed + 1)
     corpus = [row.completion for row in snippets.split(rows, "train")]
     product = np.prod([judges.Judge.train(key).score([one.text for one in written]) for key in judges.KEYS], axis=0)
-    able = [one.ended and scores.coherent(one.text) and scores.longest_copied(one.text, corpus).length < 6 for one in written]
+    faults = [fault(one, corpus) for one in written]
+    able = [one is None for one in faults]
     order = [at for at in np.argsort(-product) if able[at]][:BEST]
     lines = [
         "## Best of",
         "",
-        f"The {len(order)} highest scored of {len(written)} answers: cat judge x angst judge, coherent, not copied.",
+        f"The {len(order)} highest scored of {len(written)} answers: cat judge x angst judge, of clean form, not copied.",
         "",
     ]
     for at in order:
         lines += [f"**{held_out[at].prompt}** ({product[at]:.2f})", "", quoted(written[at].text), ""]
     run.metric("best_of_answers", len(written), unit="answers", meaning="among which the best were chosen by their scores")
+    what = f"of these that ended, have a clean form and copy no {COPIED} words in a row"
+    run.metric("best_of_passed", np.array(able), unit="fraction", higher_is_better=True, meaning=what)
+    counts = ", ".join(f"{name} {n}" for name, n in Counter(one for one in faults if one).most_common())
+    run.observe(
+        f"{sum(able)} of {len(written)} answers could be chosen as the best; the others fell out first by: {counts or 'nothing'}."
+    )
     return lines
+
+
+def fault(one: measures.Written, corpus: list[str]) -> str | None:
+    """Why an answer is no candidate for the best, None for a candidate."""
+    if not one.ended:
+        return "not ended"
+    if not scores.clean_form(one.text):
+        return scores.broken_rule(one.text)
+    return "copied" if scores.longest_copied(one.text, corpus).length >= COPIED else None
 
 
 def quoted(text: str) -> str:
@@ -134,7 +164,11 @@ def main(args: Args) -> dict | None:
     if args.prompts:
         if not args.prompts.is_file():
             raise UserError(f"there is no file {args.prompts}")
-        prompts = [line.strip() for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            text = args.prompts.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{args.prompts} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        prompts = [line.strip() for line in text.splitlines() if line.strip()]
         if not prompts:
             raise UserError(f"{args.prompts} holds no prompt: write one per line")
         return say(args, prompts)
@@ -145,8 +179,9 @@ def main(args: Args) -> dict | None:
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
         if args.smoke and not args.adapter:
             small = [*snippets.split(snippets.read(), "train")[:16], *snippets.split(snippets.read(), "validation")[:4]]
-            tuned = tuning.tune(args.model, run.device, recipe.Recipe(epochs=1), small, run.folder.parent / "adapters")
-            args.adapter = tuning.home(run.folder.parent / "adapters", tuned.loaded, "qlora", 0) / "adapter"
+            setting, place = recipe.Recipe(epochs=1), run.folder.parent / "adapters"
+            tuned = tuning.tune(args.model, run.device, setting, small, place)
+            args.adapter = tuning.home(place, tuned.loaded, setting, small) / "adapter"
         sheet(args, run)
     return run.report
 

@@ -130,7 +130,7 @@ def models(key: Key) -> dict[str, Pipeline]:
 class Judge:
     """A logistic regression on TF-IDF of word 1-2-grams and character 3-5-grams, and on the lexicon's share.
 
-    It knows words but hardly their order: a shuffled text scores nearly the same. Read it beside the coherence.
+    It knows words but hardly their order: a shuffled text scores nearly the same. Read it beside measures.order_gain.
     """
 
     key: Key

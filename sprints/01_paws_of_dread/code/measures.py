@@ -13,7 +13,8 @@ from .snippets import Encoded, Snippet
 
 BATCH = 16
 TEMPERATURE, TOP_P = 0.7, 0.9  # as the original sampled
-SHOTS = 3  # examples in a few-shot prompt: with them it fits into half of a context of 512
+SHOTS = 3  # examples in a few-shot prompt; with them, a prompt and an answer, a context of 512 is well filled
+SHUFFLES = 3  # random orders that a text is compared with
 
 
 def losses(loaded: models.LoadedModel, encoded: Sequence[Encoded]) -> np.ndarray:
@@ -55,15 +56,34 @@ def per_token(rows: np.ndarray) -> float:
     return float(rows[:, 0].sum() / rows[:, 1].sum())
 
 
-def interval(seeds: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the loss per token, over rows, and over seeds where there are several: each draw takes both."""
-    every, rng = np.stack(seeds), np.random.default_rng(seed)
+Term = tuple[float, Sequence[np.ndarray]]  # a sign, and the rows of `losses` for each seed
+
+
+def interval(*terms: Term, draws: int = 4000) -> tuple[float, float]:
+    """95 % bootstrap interval of a sum of signed losses per token, over rows and seeds: each draw takes the same of both for every
+    term, so that differences are paired."""
+    stacks = [(sign, np.stack(seeds)) for sign, seeds in terms]
+    (count, rows), rng = stacks[0][1].shape[:2], np.random.default_rng(0)
     found = []
     for _ in range(draws):
-        taken = every[rng.integers(len(every), size=len(every))].mean(0)
-        found.append(per_token(taken[rng.integers(len(taken), size=len(taken))]))
+        picked, places = rng.integers(count, size=count), rng.integers(rows, size=rows)
+        found.append(sum(sign * per_token(every[picked].mean(0)[places]) for sign, every in stacks))
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
+
+
+def order_gain(loaded: models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
+    """How much less a text costs than its own words in random order, nats per word, under one model: (texts,). The last word stays
+    last, so that a full stop at the end earns nothing. Near zero for a heap of words; it knows no sense."""
+    tokenizer, found = loaded.tokenizer, []
+    for text in texts:
+        words = text.split()
+        rng = random.Random(text)
+        orders = [" ".join([*rng.sample(words[:-1], max(0, len(words) - 1)), *words[-1:]]) for _ in range(SHUFFLES)]
+        ids = [tokenizer(f"\n{one}", add_special_tokens=False)["input_ids"] for one in (" ".join(words), *orders)]
+        nats = losses(loaded, [Encoded(one, 1) for one in ids])[:, 0] if len(words) > 1 else np.zeros(1 + SHUFFLES)
+        found.append((nats[1:].mean() - nats[0]) / max(1, len(words)))
+    return np.array(found)
 
 
 def examples(rows: Sequence[Snippet], seed: int, key: str) -> list[Snippet]:
@@ -109,6 +129,14 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
 
 
 def _stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Written:
-    settings = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": seed}
-    text = "".join(models.stream(loaded, messages, max_new_tokens=new_tokens, **settings)).strip()
-    return Written(text, len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) < new_tokens)
+    import mlx.core as mx
+    from mlx_lm import stream_generate
+    from mlx_lm.sample_utils import make_sampler
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    mx.random.seed(seed)
+    tokenizer = TokenizerWrapper(loaded.tokenizer, eos_token_ids=loaded.stop_ids)
+    prompt = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    sampler = make_sampler(temp=TEMPERATURE, top_p=TOP_P)
+    pieces = list(stream_generate(loaded.model, tokenizer, prompt, max_tokens=new_tokens, sampler=sampler))
+    return Written("".join(piece.text for piece in pieces).strip(), pieces[-1].finish_reason == "stop")

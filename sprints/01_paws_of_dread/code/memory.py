@@ -4,6 +4,7 @@ import gc
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Literal
@@ -225,25 +226,24 @@ def cuda_peak(
     Model, rows, targets and rank are the same. trl: checkpointing, bf16 adapters, no dropout; ours: see tune_torch.trainer.
     """
     from peft import LoraConfig
-    from transformers import EarlyStoppingCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from . import tune_torch
+    from .bench import STILL
 
     gc.collect()  # the trainer before this one is held by cycles
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     words: dict = {"tokenizer_object": Tokenizer(WordLevel({"<pad>": 0, "<end>": 1}, "<end>"))}
     tokenizer = PreTrainedTokenizerFast(**words, pad_token="<pad>", eos_token="<end>")
     model, chosen, clock = random_model(config, kind, method == "qlora"), Recipe(method=method, epochs=1, batch=rows), Clock()
     encoded = [Encoded(row.tolist(), 0) for row in torch.randint(2, config.vocab_size, ((WARM_UP + steps) * rows, length))]
-    if kind == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         if ours:
             loaded = models.LoadedModel(model, tokenizer, "random", "for its size", "torch", [1], length, None)
-            made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder))
-            made.args.eval_strategy, made.args.save_strategy, made.args.load_best_model_at_end = "no", "no", False  # steps only
-            made.remove_callback(EarlyStoppingCallback)
+            made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder), **STILL)
         else:
             options: dict = {"num_train_epochs": 1, "use_cpu": kind == "cpu", "report_to": "none", "save_strategy": "no"}
             arguments = SFTConfig(folder, per_device_train_batch_size=rows, **options)
@@ -271,8 +271,8 @@ def figure(plt: Any, entries: list[Memory], title: str) -> Any:
     return drawing
 
 
-def record(run: runlog.Run, setting: Recipe = Recipe()) -> None:  # noqa: B008
-    """Metrics and figure: Phi-3-mini computed, the same formula against the pocket model measured, and on CUDA the real peaks."""
+def record(run: runlog.Run, setting: Recipe = Recipe()) -> list[Memory]:  # noqa: B008
+    """Phi-3-mini computed, which is returned too, the same formula against the pocket model measured, on CUDA the real peaks."""
     batch, config = (setting.batch, setting.max_length, setting.rank), phi3_mini_config()
     size, down = f"{batch[0]} rows of {batch[1]} tokens", {"unit": "GiB", "higher_is_better": False}
     entries = table(config, *batch)
@@ -287,12 +287,13 @@ def record(run: runlog.Run, setting: Recipe = Recipe()) -> None:  # noqa: B008
         computed = next(e for e in table(base.config, *batch, "cpu") if e.method == method)
         error = abs(computed.total() / measured(model, method, *batch[:2]).total() - 1)
         run.metric(f"memory_pocket_{method}_error", error, unit="fraction", meaning="pocket model, computed against measured total")
-    for method in METHODS[1:] if run.device.kind == "cuda" else ():
-        for ours in (True, False):
-            key, (peak, speed) = f"phi3_{method}_{'ours' if ours else 'trl'}", cuda_peak(config, method, ours=ours)
-            run.metric(f"peak_{key}_gib", peak, **down, meaning="most that torch allocated; random weights")
-            run.metric(f"tokens_per_second_{key}", speed, unit="tokens/s", higher_is_better=True, meaning="training steps only")
-    shows = "What fine-tuning Phi-3-mini holds, computed from the shapes of its layers."
-    matters = "4 bits shrink the weights, adapters the optimiser, checkpointing the activations: it takes all three."
-    with runlog.style() as plt:
-        run.figure(figure(plt, entries, f"Phi-3-mini, {size}"), "memory", shows=shows, matters=matters)
+    for method, ours in product(METHODS[1:], (True, False)) if run.device.kind == "cuda" else ():
+        key = f"phi3_{method}_{'ours' if ours else 'trl'}"
+        try:
+            peak, speed = cuda_peak(config, method, ours=ours, rows=batch[0], length=batch[1])
+        except torch.OutOfMemoryError as error:
+            run.observe(f"OOM: {key}, {size}: {str(error).partition(' GPU ')[0]}")
+            continue
+        run.metric(f"peak_{key}_gib", peak, **down, meaning="most that torch allocated; random weights")
+        run.metric(f"tokens_per_second_{key}", speed, unit="tokens/s", higher_is_better=True, meaning="training steps only")
+    return entries

@@ -9,7 +9,7 @@ from shared.errors import UserError
 
 Method = Literal["qlora", "lora", "full"]
 ORIGINAL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FOUR_BIT = {"cuda": "nf4", "cpu": "nf4", "mlx": "mlx4"}
+FOUR_BIT: dict[str, models.Quantization] = {"cuda": "nf4", "cpu": "nf4", "mlx": "mlx4"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Recipe:
         numbers = {"rank": self.rank, "epochs": self.epochs, "batch": self.batch, "patience": self.patience}
         if wrong := [name for name, value in numbers.items() if value < 1]:
             raise UserError(f"--{wrong[0]} must be at least 1")
-        if not 0 <= self.dropout < 1 or self.learning_rate <= 0 or self.max_length < 16:
-            raise UserError("--dropout must be in [0, 1), --learning-rate above 0, --max-length at least 16")
+        if not 0 <= self.dropout < 1 or not 0 < self.learning_rate < 1 or self.max_length < 16 or self.seed < 0:
+            raise UserError("--dropout must be in [0, 1), --learning-rate in (0, 1), --max-length at least 16, seeds at least 0")
 
     @property
     def scale(self) -> float:
@@ -49,8 +49,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Course:
-    """How a run went. history: one entry per epoch with epoch, step, train_loss, validation_loss. tokens: trained on, without
-    padding. trainable: parameters."""
+    """How a run went. history: one entry per epoch with epoch, step, train_loss, validation_loss. tokens: trained on in these
+    seconds, without padding (a resumed run counts from there). trainable: parameters."""
 
     history: list[dict[str, float]]
     seconds: float
@@ -77,8 +77,9 @@ def base(name: str, device: Device, method: Method) -> models.LoadedModel:
     return models.load(name, device, FOUR_BIT[device.kind] if method == "qlora" else "none")
 
 
-def linear_names(model: Any, head: str = "lm_head") -> set[str]:
-    """Last parts of the names of every linear layer but the head: what LoRA has to reach."""
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Every linear layer of a torch model but the head, by its path: what LoRA has to reach. Parts of adapters do not count."""
     import torch
 
-    return {name.rsplit(".", 1)[-1] for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)} - {head}
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and ".lora_" not in path}
+    return {path: layer for path, layer in layers.items() if not path.endswith("lm_head")}

@@ -1,7 +1,7 @@
 """The snippets of data/cats.yaml: schema, splits, tokens and labels; the same for every backend.
 
-A row is held out when its theme or its form is. Forms and themes are disjoint between the splits, so a held-out completion shares
-neither its subject nor its template with a training row.
+A row is held out when its theme or its form is: it shares its subject with training rows, or its template, or (`unseen` "both")
+neither.
 """
 
 import hashlib

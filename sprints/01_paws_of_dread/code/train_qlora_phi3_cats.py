@@ -70,7 +70,7 @@ def training(args: Args, base: Path) -> dict:
     setting = chosen(args)
     setup = {
         "model": "the base in 4 bit (NF4 with double quantisation; MLX's own on Apple), a LoRA adapter on every linear layer",
-        "data": f"{len(snippets.split(rows, 'train'))} hand-written snippets; the loss counts the completion and its end sign only",
+        "data": f"{len(snippets.split(rows, 'train'))} snippets; the loss counts the completion and its end sign only",
         "optimisation": f"AdamW, {setting.batch} rows per update, cosine from {setting.learning_rate:g}; "
         f"the epoch with the lowest validation loss is kept, of at most {setting.epochs}",
     }
@@ -100,8 +100,6 @@ def record(run: runlog.Run, courses: list[Course]) -> None:
     run.metric("trainable_parameters", courses[0].trainable, unit="parameters", meaning="in the adapter")
     rates = [one.tokens / one.seconds for one in courses]
     run.metric("tuning_tokens_per_second", rates, unit="tokens/s", higher_is_better=True, meaning="evaluation and saving included")
-    seconds = [one.seconds for one in courses]
-    run.metric("tuning_seconds", seconds, unit="s", higher_is_better=False, meaning="one adapter, start-up not counted")
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 3.8))
         for place, one in enumerate(courses):
@@ -137,7 +135,7 @@ def main(args: Args) -> dict:
         args.seeds, args.epochs = args.seeds[:2], 1
         base = (args.out or ROOT / "runs" / "smoke") / "cats"
         shutil.rmtree(base, ignore_errors=True)
-    return {name: EXPERIMENTS[name](args, base) for name in args.only or ("training",)}
+    return {name: EXPERIMENTS[name](args, base) for name in args.only or (EXPERIMENTS if args.smoke else ("training",))}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Run as a program by torchrun, it is one of several processes that share each bat
 """
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +40,7 @@ def rows(encoded: Sequence[Encoded], completion_only: bool) -> Any:
 
 def targets(model: Any, wanted: str) -> list[str]:
     """Names of the layers that get an adapter. Raises UserError when there is none."""
-    every = recipe.linear_names(model)
+    every = {path.rsplit(".", 1)[-1] for path in recipe.linear_layers(model)}
     chosen = every if wanted == "all" else every & set(ORIGINAL_TARGETS)
     if not chosen:
         raise UserError(f"this model has no linear layer of the wanted names; it has {', '.join(sorted(every))}")
@@ -47,10 +49,7 @@ def targets(model: Any, wanted: str) -> list[str]:
 
 def sizes(model: Any) -> dict[str, tuple[int, int]]:
     """Path of every linear layer but the head: (out, in)."""
-    import torch
-
-    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
-    return {path: (layer.out_features, layer.in_features) for path, layer in layers.items() if not path.endswith("lm_head")}
+    return {path: (layer.out_features, layer.in_features) for path, layer in recipe.linear_layers(model).items()}
 
 
 def load_adapter(model: Any, weights: Path, paths: Sequence[str], config: dict[str, Any]) -> Any:
@@ -66,12 +65,7 @@ def load_adapter(model: Any, weights: Path, paths: Sequence[str], config: dict[s
 
 def missed(model: Any) -> list[str]:
     """Linear layers (the head apart) that have no adapter, although others have."""
-    import torch
-
-    frozen = {name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and ".lora_" not in name}
-    reached = {name.removesuffix(".base_layer") for name in frozen if name.endswith(".base_layer")}
-    plain = {name for name in frozen if not name.endswith((".base_layer", "lm_head"))}
-    return sorted(plain - reached)
+    return sorted(path for path in recipe.linear_layers(model) if not path.endswith(".base_layer"))
 
 
 def trainer(
@@ -86,7 +80,7 @@ def trainer(
     arguments are for timing what each is worth."""
     import torch
     from peft import LoraConfig
-    from transformers import EarlyStoppingCallback, PrinterCallback
+    from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -109,7 +103,7 @@ def trainer(
         max_grad_norm=1.0,
         max_length=None,  # the rows are cut already, where that is said
         use_cpu=on_cpu,
-        bf16=True,
+        bf16=on_cpu or torch.cuda.is_bf16_supported(),
         activation_checkpointing=False,  # small batches of short rows fit anyway, and it costs a third of the speed
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -133,7 +127,7 @@ def trainer(
         eval_dataset=rows(validation, completion_only=True),
         processing_class=loaded.tokenizer,
         peft_config=None if chosen.method == "full" else lora,
-        callbacks=[] if changes.get("eval_strategy") == "no" else [EarlyStoppingCallback(chosen.patience)],
+        callbacks=[_patience(chosen.patience)],
     )
     made.remove_callback(PrinterCallback)  # the history says it better
     if made.args.world_size != world:  # accelerate launch --cpu starts one process whatever it is told
@@ -146,21 +140,60 @@ def trainer(
     return made
 
 
+def _patience(patience: int) -> Any:
+    """Stops when that many epochs were no better than the best. It counts in the log, which a resumed run has; the counter of
+    transformers' own callback begins anew there."""
+    from transformers import TrainerCallback
+
+    class Patience(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            control.should_training_stop = stale(state.log_history, patience)
+
+    return Patience()
+
+
+def stale(log: Sequence[dict[str, float]], patience: int) -> bool:
+    """Whether the last `patience` epochs were no better than the best before. Raises UserError when a loss is no number."""
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    if not all(map(math.isfinite, losses)):
+        raise UserError("the loss is no longer a number: lower --learning-rate")
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
 def tune(
     loaded: models.LoadedModel, chosen: Recipe, train: Sequence[Encoded], validation: Sequence[Encoded], folder: Path
 ) -> Tuned:
     """Tune until the validation loss stops falling; the best epoch's weights stay. Goes on from the checkpoint in `folder`."""
-    from transformers.trainer_utils import get_last_checkpoint
+    import torch
 
     made = trainer(loaded, chosen, train, validation, folder)
     trainable = sum(parameter.numel() for parameter in made.model.parameters() if parameter.requires_grad)
+    checkpoint, log = last_checkpoint(folder)
+    begun = epochs(log)[-1]["epoch"] if epochs(log) else 0
     start = time.perf_counter()
-    made.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    try:
+        if stale(log, chosen.patience) or begun >= chosen.epochs:  # killed after the last epoch, before the adapter was saved
+            made.state = made.state.load_from_json(str(checkpoint / "trainer_state.json"))
+            made._load_best_model()
+        else:
+            made.train(resume_from_checkpoint=str(checkpoint) if log else None)
+    except torch.OutOfMemoryError:
+        raise UserError("the memory of the device is not enough: lower --batch or --max-length") from None
     seconds = time.perf_counter() - start
     loaded.model = made.model.eval()
     history = epochs(made.state.log_history)
-    tokens = round(history[-1]["epoch"] * sum(len(one.ids) for one in train))
+    tokens = round((history[-1]["epoch"] - begun) * sum(len(one.ids) for one in train))
     return Tuned(loaded, Course(history, seconds, tokens, trainable))
+
+
+def last_checkpoint(folder: Path) -> tuple[Path, list[dict[str, float]]]:
+    """The newest whole checkpoint and its log, which is empty when there is none; torn ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        if (path / "trainer_state.json").is_file():  # trl writes it last
+            return path, json.loads((path / "trainer_state.json").read_text())["log_history"]
+        shutil.rmtree(path)
+    return folder, []
 
 
 def epochs(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
@@ -184,7 +217,7 @@ def in_processes(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.tune_torch", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else it skips what follows
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else nobody stops them
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         code = process.wait()
@@ -192,6 +225,7 @@ def in_processes(
         if process.poll() is None:
             process.terminate()
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     if code:
         raise UserError("tuning stopped; what went wrong stands above, the same command resumes it")
     loaded = adapter.load(recipe.base(name, device, chosen.method), folder / "adapter")

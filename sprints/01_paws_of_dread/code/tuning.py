@@ -1,13 +1,15 @@
 """One tuning run from rows to adapter: tokens, the backend of the device, and a folder in which it can be stopped and go on."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from shared import models
 from shared.device import Device
+from shared.environment import git_commit
 from shared.errors import UserError
 from shared.report import write_atomically
 from shared.runlog import console
@@ -20,7 +22,8 @@ from .snippets import Encoded, Snippet
 def encode(loaded: models.LoadedModel, rows: Sequence[Snippet], setting: Recipe) -> tuple[list[Encoded], list[Encoded]]:
     """Training and validation rows as tokens; says how many were cut. Raises UserError when one of the two has no rows."""
     found = []
-    for side, end in (("train", setting.end_sign), ("validation", True)):
+    sides: list[tuple[snippets.Split, bool]] = [("train", setting.end_sign), ("validation", True)]
+    for side, end in sides:
         part = snippets.split(rows, side)
         if not part:
             raise UserError(f"the data has no {side} rows: a row whose form or theme is held out does not train (data/README.md)")
@@ -33,24 +36,29 @@ def encode(loaded: models.LoadedModel, rows: Sequence[Snippet], setting: Recipe)
     return found[0], found[1]
 
 
-def home(base: Path, loaded: models.LoadedModel, method: str, seed: int) -> Path:
-    """Where the run of a model stands: its checkpoints while it lasts, then its adapter."""
-    return base / f"{Path(loaded.name).name}_{method}" / f"seed_{seed}"
+def home(base: Path, loaded: models.LoadedModel, setting: Recipe, rows: Sequence[Snippet]) -> Path:
+    """Where the run of a model stands: its checkpoints while it lasts, then its adapter. Another recipe or other rows stand
+    elsewhere, so that nothing replaces the adapters of a published run."""
+    known = repr(replace(setting, seed=0)) + snippets.digest(rows)
+    return base / f"{Path(loaded.name).name}_{hashlib.sha256(known.encode()).hexdigest()[:8]}" / f"seed_{setting.seed}"
 
 
 def tune(
     model: str, device: Device, setting: Recipe, rows: Sequence[Snippet], base: Path, *, processes: int = 1, keep: bool = True
 ) -> Tuned:
-    """Tune `model` by this recipe on the training rows. A run that stands in `base` goes on, or is taken when it is finished.
+    """Tune `model` by this recipe on the training rows. A run that stands in `base` goes on, or is taken when it is finished; on
+    MLX, which writes no checkpoints, one that was stopped begins anew.
 
     keep False: neither adapter nor checkpoint stays; nor do they where the whole model was tuned, which is no adapter.
     """
+    if processes > 1 and device.kind == "mlx":
+        raise UserError("--processes is for torch: on MLX one process trains")
     loaded = recipe.base(model, device, setting.method)
-    folder = home(base, loaded, setting.method, setting.seed)
+    folder = home(base, loaded, setting, rows)
     train, validation = encode(loaded, rows, setting)
-    settings = {"recipe": asdict(setting), "data": snippets.digest(rows)} | adapter.identity(loaded)
+    settings = {"recipe": asdict(setting), "data": snippets.digest(rows), "git": git_commit()} | adapter.identity(loaded)
     if (folder / "settings.json").is_file() and json.loads((folder / "settings.json").read_text()) != settings:
-        console.print(f"{folder.name}: other settings than before, it starts anew")
+        console.print(f"{folder.name}: the base or the code is another than before, it starts anew")
         shutil.rmtree(folder)
     if (folder / "done.json").is_file():
         return Tuned(adapter.load(loaded, folder / "adapter"), Course(**json.loads((folder / "done.json").read_text())))

@@ -1,82 +1,80 @@
 """What the evaluation found, as metrics and figures: losses, texts, and what readers say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared import runlog, stats
+from shared import models, runlog, stats
 
-from . import judges, measures, scores, vote
+from . import judges, measures, ratings, scores, vote
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+LABELS = {"cat": "cat_meme_accuracy", "angst": "angst_quotient"}  # the names of the original's criteria
 NAMES = {"base": "the base", "fewshot": "the base with examples in the prompt", "tuned": "the tuned model"}
+
+
+def signed(run: runlog.Run, key: str, *terms: measures.Term, **meaning: Any) -> None:
+    """Record a sum of signed losses per token, a value per seed, with its bootstrap interval."""
+    seeds = zip(*(seeds for _, seeds in terms), strict=True)
+    values = [sum(sign * measures.per_token(rows) for (sign, _), rows in zip(terms, one, strict=True)) for one in seeds]
+    run.metric(key, values, unit="nats", interval=measures.interval(*terms), **meaning)
 
 
 def losses(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
     """Loss per token on the held-out rows, on the control, and on unrelated text."""
-    down: dict[str, Any] = {"unit": "nats", "higher_is_better": False}
+    lower = {"higher_is_better": False}
     for name, system in found.items():
-        for kind, rows in (("heldout", system.heldout), ("shuffled", system.shuffled)):
-            what = "held-out snippets" if kind == "heldout" else "the same snippets, their words in random order"
+        for kind, what in (("heldout", "held-out snippets"), ("shuffled", "the same snippets, their words in random order")):
             meaning = f"per token of {what}, {NAMES[name]}; interval over rows and seeds"
-            values = [measures.per_token(one) for one in rows]
-            run.metric(f"{kind}_loss_{name}", values, **down, meaning=meaning, interval=measures.interval(rows))
-        perplexity = np.exp([measures.per_token(one) for one in system.heldout])
-        run.metric(f"heldout_perplexity_{name}", perplexity, higher_is_better=False, meaning=f"of held-out snippets, {NAMES[name]}")
-    for part in ("form", "theme", "both"):
+            signed(run, f"{kind}_loss_{name}", (1, getattr(system, kind)), **lower, meaning=meaning)
+        of_rows = measures.interval((1, system.heldout))
+        perplexity, bounds = np.exp([measures.per_token(one) for one in system.heldout]), (np.exp(of_rows[0]), np.exp(of_rows[1]))
+        meaning = f"perplexity of held-out snippets, {NAMES[name]}"
+        run.metric(f"heldout_perplexity_{name}", perplexity, **lower, meaning=meaning, interval=bounds)
+    for part, what in (("form", "form"), ("theme", "theme"), ("both", "form and theme both")):
         places = [at for at, row in enumerate(given.test) if row.unseen == part]
-        if places:
-            for name in ("base", "tuned"):
-                rows = [one[places] for one in found[name].heldout]
-                what = {"form": "form", "theme": "theme", "both": "form and theme both"}[part]
-                run.metric(
-                    f"heldout_loss_{name}_{part}",
-                    [measures.per_token(one) for one in rows],
-                    **down,
-                    meaning=f"the same for the {len(places)} snippets whose {what} never trains",
-                    interval=measures.interval(rows),
-                )
-    gains = {
-        kind: [
-            measures.per_token(before) - measures.per_token(after)
-            for before, after in zip(getattr(found["base"], kind), getattr(found["tuned"], kind), strict=True)
-        ]
-        for kind in ("heldout", "shuffled")
-    }
-    run.compare("gain in loss", gains["heldout"], gains["shuffled"], names=("snippets", "words in random order"), unit="nats")
-    before, after = (np.exp([measures.per_token(one) for one in found[name].unrelated]) for name in ("base", "tuned"))
-    run.metric(
-        "forgetting",
-        after / before,
-        unit="x",
-        higher_is_better=False,
-        meaning=f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base",
-    )
+        if not places:  # at smoke size
+            continue
+        rows = {name: [one[places] for one in system.heldout] for name, system in found.items()}
+        for name in rows:
+            meaning = f"the same for the {len(places)} snippets whose {what} never trains, {NAMES[name]}"
+            signed(run, f"heldout_loss_{name}_{part}", (1, rows[name]), **lower, meaning=meaning)
+        for other in ("base", "fewshot"):
+            meaning = f"the tuned model minus {NAMES[other]}, on those {len(places)} snippets, paired"
+            signed(run, f"tuned_minus_{other}_{part}", (1, rows["tuned"]), (-1, rows[other]), **lower, meaning=meaning)
+    base, tuned = found["base"], found["tuned"]
+    for other in ("base", "fewshot"):
+        meaning = f"the tuned model minus {NAMES[other]}, on all held-out snippets, paired"
+        signed(run, f"tuned_minus_{other}", (1, tuned.heldout), (-1, found[other].heldout), **lower, meaning=meaning)
+    terms = (1, base.heldout), (-1, tuned.heldout), (-1, base.shuffled), (1, tuned.shuffled)
+    meaning = "what tuning gains on the snippets beyond what it gains on their words in random order"
+    signed(run, "gain_beyond_vocabulary", *terms, higher_is_better=True, meaning=meaning)
+    before, after = (np.exp([measures.per_token(one) for one in system.unrelated]) for system in (base, tuned))
+    meaning = f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base"
+    run.metric("forgetting", after / before, unit="x", **lower, meaning=meaning)
     _loss_figure(run)
 
 
 def _loss_figure(run: runlog.Run) -> None:
     metrics = run.report["metrics"]
     with runlog.style() as plt:
-        figure, axes = plt.subplots(figsize=(8, 3.6))
-        places = np.arange(len(NAMES))
-        for shift, (kind, label, color) in enumerate(
-            (("heldout", "held-out snippets", "C0"), ("shuffled", "their words in random order", "0.6"))
-        ):
-            every = [metrics[f"{kind}_loss_{name}"] for name in NAMES]
-            bounds = np.array([[one["mean"] - one["ci95"][0], one["ci95"][1] - one["mean"]] for one in every]).T
-            axes.bar(places + 0.4 * shift - 0.2, [one["mean"] for one in every], 0.38, yerr=bounds, label=label, color=color)
-        axes.set_xticks(places, ["base", "few-shot", "tuned"])
-        axes.set(ylabel="nats per token", title="Loss on forms and themes that never train")
-        axes.set_ylim(bottom=0.6 * min(metrics[f"heldout_loss_{name}"]["mean"] for name in NAMES))
+        figure, axes = plt.subplots(figsize=(8, 3))
+        kinds = (("heldout", "held-out snippets", "C0"), ("shuffled", "their words in random order", "0.6"))
+        for shift, (kind, label, color) in enumerate(kinds):
+            for place, name in enumerate(NAMES):
+                one, height = metrics[f"{kind}_loss_{name}"], place + 0.16 * (2 * shift - 1)
+                axes.plot(one["ci95"], [height, height], color=color)
+                axes.plot(one["mean"], height, "o", color=color, label=label if place == 0 else None)
+        axes.set_yticks(range(len(NAMES)), ["base", "few-shot", "tuned"])
+        axes.invert_yaxis()
+        axes.set(xlabel="nats per token, 95 % interval", title="Loss on forms and themes that never train")
         axes.legend()
         run.figure(
             figure,
             "losses",
-            shows="Loss per token on held-out snippets, and on the same words in random order; the axis does not begin at zero.",
+            shows="Loss per token on held-out snippets, and on the same words in random order.",
             matters="What falls on both is vocabulary; what falls more on the snippets is voice.",
         )
 
@@ -92,35 +90,56 @@ def texts(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
         ended = np.array([one.ended for seed in seeds for one in seed])
         run.metric(f"termination_rate_{name}", ended, **up, meaning=f"{who} that end by themselves within the budget")
         plain = [[one.text for one in seed] for seed in seeds]
-        coherent = np.array([scores.coherent(text) for seed in plain for text in seed])
-        run.metric(f"coherence_{name}", coherent, **up, meaning=f"{who} that break none of {len(scores.RULES)} rules")
+        clean = np.array([scores.clean_form(text) for seed in plain for text in seed])
+        run.metric(f"clean_form_{name}", clean, **up, meaning=f"{who} that break none of {len(scores.RULES)} rules of form")
         for key, critic in critics.items():
-            label = {"cat": "cat_meme_accuracy", "angst": "angst_quotient"}[key]
             values = [critic.score(seed).mean() for seed in plain]
-            run.metric(f"{label}_{name}", values, **up, meaning=f"mean probability of the {key} judge for {who}")
+            run.metric(f"{LABELS[key]}_{name}", values, **up, meaning=f"mean probability of the {key} judge for {who}")
         run.metric(f"distinct_2_{name}", [scores.distinct_n(s, 2) for s in plain], **up, meaning=f"different word pairs in {who}")
         alike = {"unit": "fraction", "higher_is_better": False}
         run.metric(f"self_bleu_{name}", [scores.self_bleu(s) for s in plain], **alike, meaning=f"likeness among {who}")
+    held_out = [row.completion for row in given.test]
     for key, critic in critics.items():
-        label = {"cat": "cat_meme_accuracy", "angst": "angst_quotient"}[key]
-        human = critic.score([row.completion for row in given.test])
-        run.metric(f"{label}_written", human, **up, meaning=f"the same judge for the {len(human)} held-out snippets themselves")
-    copied(run, [one.text for seed in written["tuned"] for one in seed], [row.completion for row in given.test], corpus, grams)
+        for label, rows, what in (
+            ("written", held_out, "held-out snippets themselves"),
+            ("neither", given.unrelated, "unrelated texts"),
+        ):
+            meaning = f"the same judge for the {len(rows)} {what}" + (", on which it was trained" if label == "neither" else "")
+            run.metric(f"{LABELS[key]}_{label}", critic.score(rows), **up, meaning=meaning)
+    clean = np.array([scores.clean_form(text) for text in held_out])
+    run.metric("clean_form_written", clean, **up, meaning="the same of the held-out snippets themselves")
+    for name in ("fewshot", "tuned"):
+        copied(run, name, [one.text for seed in written[name] for one in seed], corpus, grams)
+    shares = np.array([scores.copied_share(text, grams) for text in held_out])
+    run.metric(
+        "copied_5gram_share_written", shares, unit="fraction", higher_is_better=False, meaning="the same of held-out snippets"
+    )
 
 
-def copied(run: runlog.Run, tuned: Sequence[str], human: Sequence[str], corpus: Sequence[str], grams: set[Any]) -> None:
-    """How much of the tuned model's texts stands in the training rows."""
+def copied(run: runlog.Run, name: str, texts: Sequence[str], corpus: Sequence[str], grams: set[Any]) -> None:
+    """How much of a system's texts stands in the training rows."""
     down: dict[str, Any] = {"higher_is_better": False}
-    shares = np.array([scores.copied_share(text, grams) for text in tuned])
-    what = "5-grams of the tuned model's texts that stand in a training completion, mean over texts"
-    run.metric("copied_5gram_share", shares, unit="fraction", **down, meaning=what)
-    human_shares = [scores.copied_share(text, grams) for text in human]
-    run.metric("copied_5gram_share_written", human_shares, unit="fraction", **down, meaning="the same of the held-out snippets")
-    longest = [scores.longest_copied(text, corpus) for text in tuned]
+    key = "" if name == "tuned" else f"_{name}"  # the tuned model's is the headline
+    shares = np.array([scores.copied_share(text, grams) for text in texts])
+    what = f"5-grams in texts of {NAMES[name]} that stand in a training completion, mean over texts"
+    run.metric(f"copied_5gram_share{key}", shares, unit="fraction", **down, meaning=what)
+    longest = [scores.longest_copied(text, corpus) for text in texts]
+    what = f"longest run of words in a text of {NAMES[name]} that stands in one training row"
+    run.metric(f"longest_copied_words{key}", [one.length for one in longest], unit="words", **down, meaning=what)
     worst = max(longest, key=lambda one: one.length)
-    lengths = [one.length for one in longest]
-    run.metric("longest_copied_words", lengths, unit="words", **down, meaning="longest run of words copied from one training row")
-    run.observe(f"The longest run of words that the tuned model copied has {worst.length} words: {worst.phrase!r}.")
+    run.observe(f"The longest run of words that {NAMES[name]} copied has {worst.length} words: {worst.phrase!r}.")
+
+
+def word_order(run: runlog.Run, found: Mapping[str, Any], given: Any, reader: models.LoadedModel) -> None:
+    """Whether the order of the words matters to a language model; none of the judges sees it."""
+    sets = {name: system.written for name, system in found.items()}
+    texts = {name: [[one.text for one in seed] for seed in seeds] for name, seeds in sets.items()}
+    texts["written"] = [[row.completion for row in given.test]]
+    for name, seeds in texts.items():
+        who = "the held-out snippets themselves" if name == "written" else f"texts of {NAMES[name]}"
+        values = [measures.order_gain(reader, seed).mean() for seed in seeds]
+        meaning = f"what the order of the words saves the untuned base in full precision, per word of {who}"
+        run.metric(f"order_gain_{name}", values, unit="nats", higher_is_better=True, meaning=meaning)
 
 
 def readers(run: runlog.Run, more_votes: Sequence[Path]) -> None:
@@ -134,17 +153,73 @@ def readers(run: runlog.Run, more_votes: Sequence[Path]) -> None:
             meaning = f"area under the ROC curve of the {key} judge ({name}), repeated 5-fold cross-validation on its own texts"
             bounds = (0.5 + spread[0], 0.5 + spread[1])
             run.metric(f"{key}_judge_auc{suffix}", folds, higher_is_better=True, meaning=meaning, interval=bounds)
-    rated = DATA / "ratings.json"
-    if rated.is_file():
-        rows = json.loads(rated.read_text(encoding="utf-8"))
+    if ratings.FILE.is_file():
+        rows = ratings.read()
         for key in judges.KEYS:
-            scored = judges.Judge.train(key).score([row["text"] for row in rows])
-            agreed = judges.agreement(scored.tolist(), [row[key] / 2 for row in rows])
+            texts, marks = ratings.averaged(rows, key)
+            agreed = judges.agreement(judges.Judge.train(key).score(texts).tolist(), marks)
             meaning = f"rank correlation of the {key} judge with a blind reader's marks, {agreed['n']} texts"
             interval = agreed["spearman_ci95"]
             run.metric(f"{key}_judge_agreement", agreed["spearman"], higher_is_better=True, meaning=meaning, interval=interval)
-    votes = vote.read_votes([*sorted((DATA / "votes").glob("*.json")), *more_votes])
+        for system in sorted({row.system for row in rows}):
+            marks = [float(row.coherent) for row in rows if row.system == system]
+            meaning = (
+                f"blind reader's mark for sense, none to {ratings.HIGHEST}, texts of {NAMES.get(system, 'the held-out snippets')}"
+            )
+            run.metric(f"rated_coherent_{system}", marks, higher_is_better=True, meaning=meaning)
+    page = DATA.parent / "results" / "samples" / "vote.html"
+    known = vote.known_ids(page) if page.is_file() else set()
+    votes = [one for one in vote.read_votes(sorted((DATA / "votes").glob("*.json"))) if one.id in known]  # not on an older page
+    votes += vote.read_votes(more_votes, known)
     for name, one in (vote.bradley_terry(votes) if votes else {}).items():
         meaning = f"Bradley-Terry probability that a reader prefers {NAMES[name]} to the base, {one['n']} blind votes"
         options: dict[str, Any] = {"unit": "fraction", "higher_is_better": True, "interval": one["ci95"]}
         run.metric(f"preferred_to_base_{name}", one["win_probability"], **options, meaning=meaning)
+
+
+def claims(run: runlog.Run) -> None:
+    """What the original ticked, and what was measured here."""
+    mean = {key: metric["mean"] for key, metric in run.report["metrics"].items()}
+    source = "leonvanbokhorst, sprints/01_paws_of_dread, README and docs"
+
+    def beside(key: str, unit: str = "") -> str:
+        return f"base {mean[f'{key}_base']:.2f}{unit}, tuned {mean[f'{key}_tuned']:.2f}{unit}"
+
+    for what, key in (("cat-meme accuracy", "cat_meme_accuracy"), ("an existential angst quotient", "angst_quotient")):
+        better = mean[f"{key}_tuned"] > mean[f"{key}_base"]
+        run.claim(
+            f"the texts were evaluated for {what}",
+            source=source,
+            protocol="a box that is ticked; no score exists",
+            ours=f"{beside(key)} by a judge of its own",
+            honest=f"the held-out snippets themselves score {mean[f'{key}_written']:.2f}",
+            verdict="partly reproduced" if better else "not reproduced",
+        )
+    run.claim(
+        "the texts were evaluated for coherence",
+        source=source,
+        protocol="a box that is ticked; no score exists",
+        ours=f"clean form: {beside('clean_form')}",
+        honest=f"worth of the word order, per word: {beside('order_gain', ' nats')}",
+        verdict="partly reproduced" if mean["order_gain_tuned"] > 0 else "not reproduced",
+    )
+    run.claim(
+        "absurdity can be a valid training signal",
+        source=source,
+        protocol="read by its author",
+        ours=f"held-out loss: {beside('heldout_loss')}",
+        honest=f"{mean['gain_beyond_vocabulary']:+.2f} nats of the gain are more than vocabulary",
+        verdict="reproduced" if run.report["metrics"]["gain_beyond_vocabulary"]["ci95"][0] > 0 else "not reproduced",
+    )
+
+
+def conclude(run: runlog.Run) -> None:
+    mean = {key: metric["mean"] for key, metric in run.report["metrics"].items()}
+    for what, key in (("end by themselves", "termination_rate"), ("have clean form", "clean_form")):
+        tuned, base = mean[f"{key}_tuned"], mean[f"{key}_base"]
+        run.observe(f"{tuned:.0%} of the tuned model's texts {what}; of the base's, {base:.0%}.")
+    base, few, tuned = (mean[f"heldout_loss_{name}"] for name in NAMES)
+    run.conclude(
+        f"Held-out loss: base {base:.2f}, with examples in the prompt {few:.2f}, tuned {tuned:.2f}; "
+        f"{mean['gain_beyond_vocabulary']:+.2f} nats of the gain are more than vocabulary."
+    )

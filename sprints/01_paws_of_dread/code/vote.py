@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 from shared.errors import UserError
 
 TEMPLATE = Path(__file__).with_name("vote.html")
-BASE = "base"
+SYSTEMS = ("base", "fewshot", "tuned")
+BASE = SYSTEMS[0]
+PAIRS = r'id="pairs">([^<]*)<'  # where the page keeps them
 PRIOR = 0.5  # wins that either side of every two systems has before the first vote
 Choice = Literal["left", "right", "equal", "skip"]
 
@@ -29,6 +31,26 @@ class Vote:
     right: str
     choice: Choice
     seconds: float
+
+
+def digest(*parts: Any) -> str:
+    """A short id that follows from texts alone: the first 12 digits of the sha256 of their JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def pair(prompt: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """A pair for `page`; its id changes with its prompt and texts, so that no vote is ever counted for other ones."""
+    return {"id": digest(prompt, dict(texts)), "prompt": prompt, "texts": dict(texts)}
+
+
+def known_ids(path: Path) -> set[str]:
+    """The ids of the pairs on a page that `page` made. Raises UserError for another file."""
+    try:
+        return {pair["id"] for pair in json.loads(base64.b64decode(re.findall(PAIRS, path.read_text(encoding="utf-8"))[0]))}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{path} is not a voting page of this sprint") from None
 
 
 def page(pairs: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -63,8 +85,12 @@ def _check_pair(pair: Mapping[str, Any], where: str, seen: set[str]) -> None:
     seen.add(pair["id"])
 
 
-def read_votes(paths: Iterable[Path]) -> list[Vote]:
-    """The votes in files that the page made, one file per visitor. Raises UserError for a damaged file and for one given twice."""
+def read_votes(paths: Iterable[Path], known: Collection[str] | None = None) -> list[Vote]:
+    """The votes in files that the page made, one file per visitor.
+
+    Raises UserError for a damaged file, one given twice, a system that is none of SYSTEMS, and where `known` ids are given (see
+    `known_ids`) for a vote on other texts.
+    """
     found: list[Vote] = []
     files: dict[tuple[Vote, ...], Path] = {}
     for path in paths:
@@ -79,6 +105,8 @@ def read_votes(paths: Iterable[Path]) -> list[Vote]:
         votes = tuple(_vote(row, f"{path}, vote {number}") for number, row in enumerate(rows, 1))
         if len({vote.id for vote in votes}) < len(votes):
             raise UserError(f"{path} has two votes on the same pair: one file is one visitor's")
+        if known is not None and (other := [vote.id for vote in votes if vote.id not in known]):
+            raise UserError(f"{path}: {len(other)} of {len(votes)} votes are on texts of another page, the first on {other[0]!r}")
         if votes in files:
             raise UserError(f"{path} holds the same votes as {files[votes]}: give each visitor's file once")
         files[votes] = path
@@ -92,6 +120,9 @@ def _vote(row: Any, where: str) -> Vote:
         raise UserError(f"{where}: it needs exactly {', '.join(keys)}")
     if not all(isinstance(row[key], str) and row[key] for key in keys[:3]) or row["left"] == row["right"]:
         raise UserError(f"{where}: id, left and right are text, left and right two different systems")
+    for side in ("left", "right"):
+        if row[side] not in SYSTEMS:
+            raise UserError(f"{where}: unknown system {row[side]!r}, it is one of {', '.join(SYSTEMS)}")
     if row["choice"] not in get_args(Choice):
         raise UserError(f"{where}: unknown choice {row['choice']!r}, it is one of {', '.join(get_args(Choice))}")
     seconds = row["seconds"]
