@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 from importlib import import_module
 
-import bitsandbytes
 import pytest
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file
 
 from shared import models, sprints
@@ -82,7 +82,7 @@ def test_lora_reaches_every_linear_layer_and_the_originals_names_do_not(phi3, ro
 def test_an_evaluation_does_not_stop_the_gradients(rows, tmp_path):
     """bitsandbytes repacks 4-bit weights in evaluation on some CPUs, and no gradient flows through the base any more."""
     trainer = made("pocket", replace(SMALL, dropout=0.0), rows, tmp_path)
-    packed = [layer for layer in trainer.model.modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)]
+    packed = [layer for layer in trainer.model.modules() if isinstance(layer, Linear4bit)]
     assert len(packed) == 42 and not any(layer.support_avx512bf16_for_cpu for layer in packed)  # else it happens where it can
 
     def gradients():

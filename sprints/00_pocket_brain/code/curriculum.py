@@ -66,7 +66,7 @@ def arms(
             shares[name].append(right.mean())
         meaning = f"questions about one of {FACTS} facts of one relation, after {settings.tokens / 1e6:g} million tokens: {name}"
         run.metric(f"binding_{name}", shares[name], unit="fraction", higher_is_better=True, meaning=meaning)
-    run.compare("share of right answers", shares["recall"], shares["questions"], names=tuple(reversed(ARMS)), unit="fraction")
+    run.compare("share of right answers", shares["recall"], shares["questions"], names=("recall", "questions"), unit="fraction")
     run.observe(f"Of {FACTS} values of the right kind, {1 / FACTS:.0%} would be right by chance.")
     right, wrong = (np.mean(shares[name]) for name in ("recall", "questions"))
     run.conclude(f"With bare pairs {right:.0%} of the answers are right, with questions alone {wrong:.0%}.")

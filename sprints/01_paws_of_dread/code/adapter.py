@@ -98,7 +98,7 @@ def _read(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any], dic
 
 def _check(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], config: dict[str, Any], layers: Mapping[str, tuple[int, int]]
-) -> None:
+) -> list[str]:
     """Raises UserError when the tensors are not exactly those of a plain LoRA on these layers, path to (out, in)."""
     if extra := [key for key in EXTRAS if config.get(key)]:
         raise UserError(f"the adapter in {folder} uses {extra[0]}: only plain LoRA is supported here")

@@ -44,11 +44,11 @@ def _torch_nats(loaded: models.LoadedModel, tokens: np.ndarray) -> np.ndarray:
 
 def _mlx_nats(loaded: models.LoadedModel, tokens: np.ndarray) -> np.ndarray:
     import mlx.core as mx
-    from mlx import nn
+    from mlx.nn.losses import cross_entropy
 
     loaded.model.eval()
     rows = mx.array(tokens)
-    return np.array(nn.losses.cross_entropy(loaded.model(rows[:, :-1]).astype(mx.float32), rows[:, 1:], reduction="none"))
+    return np.array(cross_entropy(loaded.model(rows[:, :-1]).astype(mx.float32), rows[:, 1:], reduction="none"))
 
 
 def per_token(rows: np.ndarray) -> float:

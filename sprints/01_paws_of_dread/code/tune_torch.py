@@ -120,7 +120,7 @@ def trainer(
         ddp_find_unused_parameters=False if world > 1 else None,
     )
     torch.manual_seed(chosen.seed)
-    made = SFTTrainer(
+    made: Any = SFTTrainer(
         model=loaded.model,
         args=SFTConfig(**arguments | changes),
         train_dataset=rows(train, chosen.completion_only),

@@ -7,6 +7,7 @@ measured, and the Phi-3 path is run with real weights, without a download.
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
@@ -42,7 +43,8 @@ def make(base: Path) -> Path:
         for part, fused, names in (("self_attn", "qkv_proj", "qkv"), ("mlp", "gate_up_proj", ("gate", "up"))):
             prefix = f"model.layers.{layer}.{part}."
             state[f"{prefix}{fused}.weight"] = torch.cat([state.pop(f"{prefix}{name}_proj.weight") for name in names])
-    twin = Phi3ForCausalLM(config).to(torch.bfloat16)
+    twin: Any = Phi3ForCausalLM(config)
+    twin.to(torch.bfloat16)
     twin.load_state_dict(state)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

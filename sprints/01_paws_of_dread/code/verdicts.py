@@ -24,7 +24,7 @@ def signed(run: runlog.Run, key: str, *terms: measures.Term, **meaning: Any) -> 
 
 def losses(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
     """Loss per token on the held-out rows, on the control, and on unrelated text."""
-    lower = {"higher_is_better": False}
+    lower: dict[str, Any] = {"higher_is_better": False}
     for name, system in found.items():
         for kind, what in (("heldout", "held-out snippets"), ("shuffled", "the same snippets, their words in random order")):
             meaning = f"per token of {what}, {NAMES[name]}; interval over rows and seeds"
