@@ -1,5 +1,6 @@
 """What a fine-tuning run is made of, the same for every backend."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,8 +39,8 @@ class Recipe:
         numbers = {"rank": self.rank, "epochs": self.epochs, "batch": self.batch, "patience": self.patience}
         if wrong := [name for name, value in numbers.items() if value < 1]:
             raise UserError(f"--{wrong[0]} must be at least 1")
-        if not 0 <= self.dropout < 1 or not 0 < self.learning_rate < 1 or self.max_length < 16 or self.seed < 0:
-            raise UserError("--dropout must be in [0, 1), --learning-rate in (0, 1), --max-length at least 16, seeds at least 0")
+        if not 0 <= self.dropout < 1 or not 0 < self.learning_rate < math.inf or self.max_length < 16 or self.seed < 0:
+            raise UserError("--dropout must be in [0, 1), --learning-rate above 0, --max-length at least 16, seeds at least 0")
 
     @property
     def scale(self) -> float:
