@@ -184,9 +184,9 @@ def test_answers_are_said_as_they_were_written(monkeypatch):
 
 def test_an_adapter_that_is_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "RUNS", tmp_path)
-    for given in (None, tmp_path / "none"):
-        with pytest.raises(UserError, match="there is no adapter in .*: run `make cats-train`"):
-            generate.both(generate.Args(model="pocket", device="cpu", adapter=given))
+    for folder in (None, tmp_path / "none"):
+        with pytest.raises(UserError, match=r"there is no adapter in .*: run `make cats-train`"):
+            generate.both(generate.Args(model="pocket", device="cpu", adapter=folder))
 
 
 def test_a_file_of_prompts_that_cannot_be_used(tmp_path):
