@@ -5,6 +5,7 @@ PYTHON ?= python3
 DEVICE ?= auto
 ARGS ?=
 export PROMPT ?=
+export FILE ?=
 MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 RUN := $(BIN)/python -m shared.sprints
@@ -13,7 +14,7 @@ RUN := $(BIN)/python -m shared.sprints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx; PROMPT=\"...\" for generate):"
+	@echo; echo "Steps of the sprints (ARGS=\"--help\" explains one; DEVICE=auto|cpu|cuda|mps|mlx; PROMPT=\"...\" for generate, FILE=... for predict):"
 	@if test -x $(BIN)/python; then $(BIN)/python -m shared.sprints list; else $(PYTHON) -m shared.sprints list 2>/dev/null || echo "  (make setup shows them)"; fi
 
 setup: .venv/.ready ## create .venv with the locked requirements (again only when they change)
@@ -68,12 +69,12 @@ clean: ## remove what runs leave behind: runs/, the local MLflow store, caches (
 	rm -rf runs mlruns mlflow.db build *.egg-info .ruff_cache .pytest_cache .hypothesis
 	find shared sprints tests docs -name __pycache__ -prune -exec rm -rf {} +
 
-# make <sprint>-train, <sprint>-eval, <sprint>-generate, <sprint>-bench
-%-train: setup
-	$(RUN) run $* train --device $(DEVICE) $(ARGS)
-%-eval: setup
-	$(RUN) run $* eval --device $(DEVICE) $(ARGS)
-%-generate: setup
-	$(RUN) run $* generate --device $(DEVICE) $(if $(PROMPT),--prompt="$$PROMPT") $(ARGS)
-%-bench: setup
-	$(RUN) run $* bench --device $(DEVICE) $(ARGS)
+# make <sprint>-<step>, for every step that a sprint.toml may have (shared/sprints.py)
+STEPS := data eda train sweep eval generate predict demo bench serve load
+generate_input = $(if $(PROMPT),--prompt="$$PROMPT")
+predict_input = $(if $(FILE),--file="$$FILE")
+define step_rule
+%-$(1): setup
+	$$(RUN) run $$* $(1) --device $$(DEVICE) $$($(1)_input) $$(ARGS)
+endef
+$(foreach step,$(STEPS),$(eval $(call step_rule,$(step))))

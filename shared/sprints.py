@@ -20,7 +20,7 @@ from pathlib import Path
 from shared.report import Reports, read_all
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("train", "eval", "generate", "bench")
+STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo", "bench", "serve", "load")
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def test_links_and_commands_in_documents_exist(path):
         re.findall(r"`make ([a-z0-9_-]+)", text)
     )
     for name, step, line in re.findall(
-        r'make ([a-z0-9_]+)-(train|eval|generate|bench) ARGS="?([^"\n#]*?)"?(?:\s{2,}|`|$)', text, re.M
+        rf'make ([a-z0-9_]+)-({"|".join(sprints.STEPS)}) ARGS="?([^"\n#]*?)"?(?:\s{{2,}}|`|$)', text, re.M
     ):
         if sprint := next((sprint for sprint in SPRINTS if sprint.name == name), None):
             tyro.cli(import_module(sprint.module(step)).Args, args=shlex.split(line))  # exits, that is fails, on a wrong flag
