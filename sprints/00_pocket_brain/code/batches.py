@@ -29,7 +29,7 @@ class Settings:
     size: str = "6M"
     optimizer: str = "muon"
     dtype: str = "bfloat16"
-    tokens: int = 42_000_000
+    tokens: int = 96_000_000
     step_tokens: int = 8192
     micro_tokens: int = 1024
     context: int = 256

@@ -41,7 +41,7 @@ class Args(runlog.Args):
 
     size: Literal["1M", "3M", "6M"] = "6M"
     """Parameters of the model."""
-    tokens: int = 42_000_000
+    tokens: int = 96_000_000
     """Tokens to train on. A finished run goes on when the number is raised."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: orthogonalised momentum for the matrices, AdamW for embedding and norms. adamw: AdamW for everything."""
