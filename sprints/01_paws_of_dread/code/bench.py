@@ -34,13 +34,6 @@ APART: dict[str, dict[str, Any]] = {  # ours, with a change that neither the ori
 NAMES = ("plain", "ours", *PUT_BACK, *APART)
 SAYS = {"plain": "plain trl script", "ours": "ours", "batch_2": "batch 2", "checkpointing": "gradient checkpointing"}
 SAYS |= {"paged_adamw": "paged AdamW", "no_autocast": "bf16 autocast off", "packing": "packing"}
-STILL: dict[str, Any] = {
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-}
 
 
 @dataclass
@@ -113,7 +106,9 @@ def make(
         return plain(loaded, train, epochs, seed)
     setting = Recipe(epochs=epochs, seed=seed)
     parts = tuning.encode(loaded, [*train, *validation], setting)
-    return tune_torch.trainer(loaded, setting, *parts, Path(tempfile.gettempdir()), **STILL | (PUT_BACK | APART).get(name, {}))
+    return tune_torch.trainer(
+        loaded, setting, *parts, Path(tempfile.gettempdir()), **tune_torch.STILL | (PUT_BACK | APART).get(name, {})
+    )
 
 
 def tokens(made: Any) -> int:
@@ -142,10 +137,10 @@ def seconds(made: Any) -> float:
     return marks[1] - marks[0]
 
 
-def rotated(turn: int) -> list[str]:
+def rotated(names: Sequence[str], turn: int) -> list[str]:
     """Every arm, beginning with another one each round."""
-    start = turn % len(NAMES)
-    return [*NAMES[start:], *NAMES[:start]]
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
 
 
 def speed(args: Args) -> dict:
@@ -167,11 +162,12 @@ def speed(args: Args) -> dict:
         train, validation = snippets.split(rows, "train"), snippets.split(rows, "validation")
         if args.smoke:
             train, validation = train[:4], validation[:2]
-        rates: dict[str, list[float]] = {name: [] for name in NAMES}
-        ends: dict[str, list[float]] = {name: [] for name in NAMES}
+        names = ("plain", "ours", "batch_2", "packing") if args.smoke else NAMES
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        ends: dict[str, list[float]] = {name: [] for name in names}
         counts: dict[str, int] = {}
-        for turn in run.track(range(-1, args.rounds), "rounds"):
-            for name in rotated(turn):
+        for turn in run.track(range(0 if args.smoke else -1, args.rounds), "rounds"):
+            for name in rotated(names, turn):
                 gc.collect()  # trainers are held by cycles
                 loaded = recipe.base(args.model, run.device, "qlora")
                 made = make(name, loaded, train, validation, args.epochs if turn >= 0 else 1, max(turn, 0))
@@ -194,11 +190,12 @@ def record(run: runlog.Run, rates: dict[str, np.ndarray], ends: dict[str, list[f
     meaning = "tuning tokens/s, ours / the plain trl script with the original's settings; same model, rows and tokens, interleaved"
     run.metric("throughput_ratio_vs_plain_trl", ratio, unit="x", **up, meaning=meaning)
     labels = SAYS | {name: f"ours, {SAYS[name]} put back" for name in PUT_BACK} | {name: f"ours, {SAYS[name]}" for name in APART}
-    for name in NAMES:
+    for name in rates:
         run.metric(f"tuning_rate_{name}", rates[name], unit="tokens/s", **up, meaning=labels[name])
         meaning = f"validation loss per token after the same tokens: {labels[name]}"
         run.metric(f"loss_at_equal_tokens_{name}", ends[name], unit="nats", higher_is_better=False, meaning=meaning)
-    gains = {name: f"lever_{name}" for name in PUT_BACK} | {name: f"change_{name}" for name in APART}
+    gains = {name: f"{'lever' if name in PUT_BACK else 'change'}_{name}" for name in rates if name in (*PUT_BACK, *APART)}
+    levers, changes = [name for name in gains if name in PUT_BACK], [name for name in gains if name in APART]
     for name, key in gains.items():
         back = name in PUT_BACK
         meaning = f"ours / {labels[name]}: what leaving it out gave" if back else f"{labels[name]} / ours: what it would give"
@@ -214,26 +211,26 @@ def record(run: runlog.Run, rates: dict[str, np.ndarray], ends: dict[str, list[f
     def order(names: Sequence[str]) -> str:
         return ", ".join(told(name) for name in sorted(names, key=lambda name: -run.report["metrics"][gains[name]]["mean"]))
 
-    alone = np.prod([run.report["metrics"][gains[name]]["mean"] for name in PUT_BACK])
-    run.observe(f"What leaving out each of the original's settings gave: {order(list(PUT_BACK))}. Apart: {order(list(APART))}.")
+    alone = np.prod([run.report["metrics"][gains[name]]["mean"] for name in levers])
+    run.observe(f"What leaving out each of the original's settings gave: {order(levers)}. Apart: {order(changes)}.")
     rest = "the rest is settings that were not put back alone"
     run.observe(f"Multiplied, the levers make {alone:.2f} x of the measured {ratio.mean():.2f} x; {rest}.")
-    unsteady = max(NAMES, key=lambda name: rates[name].std(ddof=1) / rates[name].mean())
+    unsteady = max(rates, key=lambda name: rates[name].std(ddof=1) / rates[name].mean())
     spread = rates[unsteady].std(ddof=1) / rates[unsteady].mean()
     run.observe(f"The least steady rate ({labels[unsteady]}) has a standard deviation of {spread:.1%} over the rounds.")
     if run.device.kind == "cpu":
         run.observe("On a CPU bitsandbytes does not page: paged AdamW is its AdamW in 32 bit.")
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        bars = ["ours", *PUT_BACK, *APART, "plain"]
-        colors = ["C0", *["C1"] * len(PUT_BACK), *["C2"] * len(APART), "0.6"]
+        bars = ["ours", *levers, *changes, "plain"]
+        colors = ["C0", *["C1"] * len(levers), *["C2"] * len(changes), "0.6"]
         axes.barh([labels[name] for name in bars], [rates[name].mean() for name in bars], color=colors)
         axes.set(xlabel="tokens per second", title=f"{ratio.mean():.2f} times the rate of the plain script")
         axes.invert_yaxis()
         shows = (
             "Tuning tokens per second, mean of the rounds; orange: one of the original's settings put back; green: other changes."
         )
-        run.figure(figure, "speed", shows=shows, matters=f"By what leaving it out gave: {order(list(PUT_BACK))}.")
+        run.figure(figure, "speed", shows=shows, matters=f"By what leaving it out gave: {order(levers)}.")
     low, high = run.report["comparisons"][0]["ci95"]
     verdict = "a lower" if high < 0 else "a higher" if low > 0 else "no clearly different"
     pair = f"{np.mean(ends['ours']):.3f} against {np.mean(ends['plain']):.3f} nats per token"

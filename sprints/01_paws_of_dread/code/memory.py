@@ -230,7 +230,6 @@ def cuda_peak(
     from trl.trainer.sft_trainer import SFTTrainer
 
     from . import tune_torch
-    from .bench import STILL
 
     gc.collect()  # the trainer before this one is held by cycles
     if kind == "cuda":
@@ -243,7 +242,7 @@ def cuda_peak(
     with tempfile.TemporaryDirectory() as folder:
         if ours:
             loaded = models.LoadedModel(model, tokenizer, "random", "for its size", "torch", [1], length, None)
-            made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder), **STILL)
+            made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder), **tune_torch.STILL)
         else:
             options: dict = {"num_train_epochs": 1, "use_cpu": kind == "cpu", "report_to": "none", "save_strategy": "no"}
             arguments = SFTConfig(folder, per_device_train_batch_size=rows, **options)

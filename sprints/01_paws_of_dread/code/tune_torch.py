@@ -27,6 +27,15 @@ from . import adapter, recipe, tuning
 from .recipe import ORIGINAL_TARGETS, Course, Recipe, Tuned
 from .snippets import Encoded
 
+# what a trainer that is only timed leaves out
+STILL: dict[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "logging_strategy": "no",
+    "disable_tqdm": True,
+}
+
 
 def rows(encoded: Sequence[Encoded], completion_only: bool) -> Any:
     """A dataset that trl takes as it is: token ids, and labels in which -100 counts for nothing."""
