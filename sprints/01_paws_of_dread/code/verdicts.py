@@ -157,6 +157,9 @@ def readers(run: runlog.Run, more_votes: Sequence[Path]) -> None:
         rows = ratings.read()
         for key in judges.KEYS:
             texts, marks = ratings.averaged(rows, key)
+            if min(marks) == max(marks):
+                run.observe(f"The blind reader gave all texts the same mark for {key}: nothing can agree with that.")
+                continue
             agreed = judges.agreement(judges.Judge.train(key).score(texts).tolist(), marks)
             meaning = f"rank correlation of the {key} judge with a blind reader's marks, {agreed['n']} texts"
             interval = agreed["spearman_ci95"]
