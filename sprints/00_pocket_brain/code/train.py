@@ -49,7 +49,7 @@ class Args(runlog.Args):
     """Processes that share each batch; 0 takes one per physical core, or one per GPU."""
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
-    scaling_tokens: int = 8_000_000
+    scaling_tokens: int = 6_000_000
     """Longest of the short runs behind the scaling law."""
     only: tuple[str, ...] = ()
     """Which experiments to run: pretraining, binding, scaling (all when not given)."""
