@@ -11,11 +11,10 @@ import difflib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -230,8 +229,8 @@ def _mlx_model(folder: Path, config: dict, device: Device, stored: str | None, q
 
 def stream(
     loaded: LoadedModel, prompt: Input, max_new_tokens: int = 256, temperature: float = 0, top_p: float = 1, seed: int | None = None
-) -> Iterator[str]:
-    """Yield the answer to chat messages, or the continuation of a text, in pieces of whole characters.
+) -> Generator[str, None, bool]:
+    """Yield the answer to chat messages, or the continuation of a text, in pieces of whole characters; return whether it ended.
 
     Temperature 0 is greedy; a seed gives the same text again. In a small context the answer gives way down to half of it, then the
     prompt loses its start, with a warning. Raises UserError for an empty prompt and for settings out of range.
@@ -253,16 +252,18 @@ def stream(
     return _pieces(loaded, tokens(loaded, ids, min(max_new_tokens, context - len(ids)), sample))
 
 
-def _pieces(loaded: LoadedModel, tokens: Iterator[int]) -> Iterator[str]:
-    ids, text, done = [], "", 0
-    for token in takewhile(lambda token: token not in loaded.stop_ids, tokens):
+def _pieces(loaded: LoadedModel, tokens: Iterator[int]) -> Generator[str, None, bool]:
+    ids, text, done, ended = [], "", 0, False
+    for token in tokens:
+        if ended := token in loaded.stop_ids:
+            break
         ids.append(token)
         text = loaded.tokenizer.decode(ids, skip_special_tokens=True)
         if len(text) > done and not text.endswith("\ufffd"):  # the first bytes of a character wait for the others
             yield text[done:]
             done = len(text)
-    if text[done:]:
-        yield text[done:]
+    yield from filter(None, [text[done:]])
+    return ended
 
 
 def _sample(logits: np.ndarray, temperature: float, top_p: float, generator: np.random.Generator) -> int:

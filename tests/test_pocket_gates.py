@@ -46,8 +46,8 @@ def brain():
 @pytest.fixture(scope="module")
 def begun():
     """Openings and true continuations of about the length that the model writes."""
-    pairs = gates.openings(150)
-    return [opening for opening, _ in pairs], [" ".join(rest.split(" ")[:90]) for _, rest in pairs]
+    found = gates.openings(150)
+    return [opening for opening, _, _ in found], [" ".join(rest.split(" ")[:90]) for _, rest, _ in found]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_short_continuations_fail(text):
 
 
 def test_cluster_interval_is_wider_than_that_of_mentions():
-    apart = [[True], [False]] * 100
-    together = [[True] * 10, [False] * 10] * 10
-    (low, high), (wide_low, wide_high) = gates.cluster_interval(apart), gates.cluster_interval(together)
+    stories = [[True], [False]] * 100
+    apart, together = [str(place) for place in range(200)], [str(place % 20) for place in range(200)]
+    (low, high), (wide_low, wide_high) = (gates.cluster_interval(stories, plots) for plots in (apart, together))
     assert low == pytest.approx(0.5 - 1.96 * 0.5 / 200**0.5, abs=0.01)
     assert wide_high - wide_low > 2.5 * (high - low)
-    assert gates.cluster_interval([[True] * 50, [], [True]])[0] < 0.5 and gates.cluster_interval([[True]] * 2)[1] == 1
+    assert gates.cluster_interval([[True] * 50, [], [True]], "abc")[0] < 0.5 and gates.cluster_interval([[True]] * 2, "ab")[1] == 1
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.name)
@@ -170,8 +170,10 @@ def test_openings_come_from_held_out_plots(begun):
 
 def test_lookup_questions_and_their_phrasings():
     for facts in gates.FACTS:
-        for sample, values in gates.lookup_questions(facts, 30):
-            assert len(set(values)) == facts and values[0] == sample.turns[-1]
+        questions = gates.lookup_questions(facts, 30)
+        assert {1, facts} <= {len(values) for _, values in questions} <= set(range(1, facts + 1))
+        for sample, values in questions:
+            assert len(set(values)) == len(values) and values[0] == sample.turns[-1]
             assert all(value in sample.turns[0] for value in values)
     unseen = gates.unseen_phrasings()
     assert unseen and set(unseen) <= corpus.held_out()
@@ -215,9 +217,11 @@ def test_windows_are_spread_and_their_characters_counted(brain):
     marked = np.full(600, brain.eos_token_id, np.uint16)
     assert gates.characters(marked, gates.windows(marked, 9), brain).tolist() == [0]
     ngram = kneser_ney.KneserNey(tokens)
-    nats = gates.ngram_nats(ngram, tokens, starts)
-    assert nats.shape == (4, gates.WINDOW)
+    other = kneser_ney.KneserNey(np.random.default_rng(0).integers(0, 600, 5000).astype(np.uint16))
+    nats, share = gates.ngram_nats(ngram, other, tokens, starts)
+    assert nats.shape == (4, gates.WINDOW) and share == 1
     assert np.allclose(nats[1], ngram.nats(tokens)[starts[1] + 1 - (kneser_ney.ORDER - 1) :][: gates.WINDOW])
+    assert gates.ngram_nats(other, ngram, tokens, starts)[1] == 0
 
 
 def test_another_tokenizer_is_refused(brain, tmp_path):

@@ -1,6 +1,7 @@
 """Sprint 00: whole pretraining runs in processes of their own, as train.py starts them: resume, agreement, and what goes wrong."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -120,12 +121,31 @@ def test_one_process_takes_the_steps_of_two(tmp_path, shards, whole):
 
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path, shards):
     settings = run_settings(shards, tokens=2 * 512, evaluate_every=1)
-    train.pretrain(tmp_path, settings, 1, "cpu")
-    for change in ({"optimizer": "adamw"}, {"tokens": 512}, {"matrix_rate": 0.5}):
+    train.pretrain(tmp_path / "run", settings, 1, "cpu")
+    moved = shutil.copytree(shards, tmp_path / "moved")
+    assert len(train.pretrain(tmp_path / "run", replace(settings, corpus=str(moved)), 1, "cpu")) == 2  # the same text elsewhere
+    for change in ({"optimizer": "adamw"}, {"tokens": 512}, {"tokens": 4 * 512}, {"matrix_rate": 0.5}):
         with pytest.raises(UserError, match=next(iter(change))):
-            replace(settings, **change).write(tmp_path)
-    entries = train.pretrain(tmp_path, replace(settings, tokens=4 * 512), 1, "cpu")
-    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+            replace(settings, **change).write(tmp_path / "run")
+    np.arange(6000, dtype=np.uint16).tofile(moved / "task.train.bin")
+    with pytest.raises(UserError, match="another text"):
+        replace(settings, corpus=str(moved)).write(tmp_path / "run")
+    (moved / "task.train.bin").unlink()
+    with pytest.raises(UserError, match="not whole"):
+        replace(settings, corpus=str(moved)).write(tmp_path / "run")
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_not_finished(tmp_path, shards):
+    """The log is written first: a disk that is full at the last save leaves a log of the end and a checkpoint before it."""
+    settings = run_settings(shards, tokens=4 * 512, evaluate_every=2, checkpoint_seconds=1e9)
+    train.pretrain(tmp_path, settings, 1, "cpu")
+    last = state(tmp_path)
+    early = pretrain.Pretraining(tmp_path, "cpu")
+    early.step = 2
+    early.save()
+    early.lock.close()
+    assert [entry["step"] for entry in train.pretrain(tmp_path, settings, 1, "cpu")] == [2, 4]
+    assert pretrain.reached(tmp_path) == 4 and not torch.equal(state(tmp_path)["master.embedding"], last["master.embedding"])
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path, shards):
@@ -146,10 +166,20 @@ def test_a_folder_has_one_writer(tmp_path, shards):
     pretrain.Pretraining(tmp_path, "cpu")
 
 
-def test_impossible_settings_are_refused(shards):
+def test_impossible_settings_are_refused(shards, tmp_path):
     for change in ({"tokens": 100}, {"warmup_steps": 0}, {"context": 100}, {"decay_share": 0.0}):
         with pytest.raises(UserError):
             run_settings(shards, **change)
+    with pytest.raises(UserError, match="fewer tokens"):
+        batches.Shards(run_settings(shards, context=256, final_context=8192, step_tokens=8192, tokens=8192))
+    (tmp_path / "settings.json").write_text('{"corpus": "x", "width": 3}')
+    with pytest.raises(UserError, match="another version"):
+        batches.Settings.read(tmp_path)
+
+
+def test_shares_are_those_of_the_batches(shards):
+    chosen = run_settings(shards, first_share=0.5)
+    assert chosen.shares == pytest.approx({"story": 0.25, "task": 0.75})
 
 
 def test_schedule_and_batches(shards):

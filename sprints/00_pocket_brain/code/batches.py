@@ -1,6 +1,8 @@
 """What a pretraining run is made of, and the batches that its tokens make."""
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,7 +23,7 @@ class Settings:
     """What a run is made of. tokens, step_tokens and micro_tokens count tokens, context is the length of a sequence; rates are per
     step. Sources are drawn by first_mix for the first_share of the steps, then by mix, which names all of them. dtype is that of
     the weights in the forward pass; their masters are float32. answer_weight is the weight in the loss of a token that answers a
-    task: there the context decides, and such tokens are few."""
+    task: there the context decides, and such tokens are few. text is the fingerprint of the corpus once a run has begun."""
 
     corpus: str
     mix: dict[str, float]
@@ -45,6 +47,7 @@ class Settings:
     windows: int = 16
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    text: str = ""
 
     def __post_init__(self):
         if self.steps < 1 or self.warmup_steps < 1 or not 0 < self.decay_share <= 1:
@@ -54,23 +57,30 @@ class Settings:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        return cls(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+        """Raises UserError when they were written by another version of this program."""
+        try:
+            return cls(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+        except (TypeError, json.JSONDecodeError):
+            raise UserError(f"the run in {folder} is of another version of this program: delete it to begin anew") from None
 
     def write(self, folder: Path) -> Self:
-        """Keep these settings in the folder of a run. One that stands there goes on: only with the same settings, though it may
-        have more tokens (its learning rate then rises again), and in the dtype it was begun with."""
+        """Keep these settings in the folder of a run. One that stands there goes on, in the dtype it was begun with: only with the
+        same settings, and on the same text, wherever that lies now. Raises UserError for others."""
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = self
+        chosen = replace(self, text=fingerprint(Path(self.corpus), self.mix))
         if (folder / "settings.json").exists():
             old = self.read(folder)
-            chosen = replace(self, dtype=old.dtype)
-            differing = [key for key, value in asdict(chosen).items() if value != getattr(old, key) and key != "tokens"]
-            if chosen.tokens < old.tokens:
-                differing.append("tokens")
-            if differing:
+            chosen = replace(chosen, dtype=old.dtype)
+            if differing := [key for key, value in asdict(chosen).items() if value != getattr(old, key) and key != "corpus"]:
                 raise UserError(f"the run in {folder} has another {', '.join(differing)}: delete it to begin anew")
         write_atomically(folder / "settings.json", json.dumps(asdict(chosen), indent=1).encode())
         return chosen
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each source in the whole of the training."""
+        first, rest = ({name: part / sum(mix.values()) for name, part in mix.items()} for mix in (self.first_mix, self.mix))
+        return {name: self.first_share * first.get(name, 0) + (1 - self.first_share) * part for name, part in rest.items()}
 
     @property
     def steps(self) -> int:
@@ -86,6 +96,20 @@ class Settings:
         return self.context if step < self.steps * (1 - self.decay_share) else self.final_context
 
 
+def fingerprint(corpus: Path, sources: Iterable[str]) -> str:
+    """A digest of the training tokens of these sources. Raises UserError where they are missing."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        try:
+            with (corpus / f"{name}.train.bin").open("rb") as shard:
+                digest.update(hashlib.file_digest(shard, "sha256").digest())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"the corpus is not whole, {error.filename} is missing: delete its folder, then it is built anew"
+            ) from None
+    return digest.hexdigest()[:16]
+
+
 class Shards:
     """The tokens of every source, memory-mapped, and the batches drawn from them."""
 
@@ -96,6 +120,9 @@ class Shards:
         self.heldout = {name: np.memmap(folder / f"{name}.heldout.bin", np.uint16, "r") for name in self.sources}
         end = SPECIALS.index(END_OF_TEXT)
         self.starts = {name: np.flatnonzero(self.train[name] == end) + 1 for name in ANSWERING if name in self.train}
+        for name, tokens in (self.train | self.heldout).items():
+            if min(len(self.train[name]), len(tokens)) < settings.final_context + 2:
+                raise UserError(f"the source {name} has fewer tokens than a sequence of {settings.final_context}")
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The sequences of one step, (step_tokens / length, length + 1), and the weight of each of their tokens in the loss; the

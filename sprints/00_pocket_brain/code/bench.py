@@ -119,8 +119,8 @@ def rounds(args: Args, run: runlog.Run, size: str, step_tokens: int, folder: Pat
 
 
 def main(args: Args) -> dict:
-    if args.rounds < 2 or args.steps < 3 or args.new_tokens < 1:
-        raise UserError("--rounds must be at least 2, --steps at least 3, --new-tokens at least 1")
+    if args.rounds < 2 or args.steps < 3 or args.steps % 3 or args.new_tokens < 1:
+        raise UserError("--rounds must be at least 2, --steps a multiple of 3, --new-tokens at least 1")
     if args.smoke:
         args.rounds, args.steps, args.new_tokens = 2, 3, 4
     size, step_tokens = ("1M", 1024) if args.smoke else ("6M", 8192)

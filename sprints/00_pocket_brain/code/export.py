@@ -23,7 +23,8 @@ on every machine. It is the offline base model of the other sprints, made to be 
 - **Architecture:** `LlamaForCausalLM`, {layers} layers, width {width}, {heads} heads, tied embeddings, vocabulary {vocabulary},
   context {context}.
 - **Chat format:** `<|user|>`, text, `<|end|>`, `<|assistant|>`; an answer ends with `<|end|>`, a text with `<|endoftext|>`.
-- **Trained on** {tokens} tokens: {mix}; in {hours} hours on {machine}.
+- **Trained on** {tokens} tokens in {hours} hours on {machine}: {mix}; the first {first} are recall alone, and
+  the tokens of an answer weigh {answer_weight} times.
 - **Corpus:** generated stories and tasks, hand-written prose and dialogues, docstrings and functions of the packages in
   `corpus.json`.
 - **Licence:** MIT, for the weights as for the text written here; the licences of the packages stand in `corpus.json`.
@@ -58,6 +59,7 @@ def export(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast, target: 
     card = CARD.format(size=size, parameters=f"{shape.parameters:,}", **sizes, **facts)
     (part / "README.md").write_text(card, encoding="utf-8")
     old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # a kill may have left it
     if target.exists():
         target.rename(old)
     part.rename(target)

@@ -22,6 +22,7 @@ STORY_WORDS = 40  # a shorter continuation has failed: nothing wrong can stand i
 OPENING_WORDS, REST_WORDS = 45, 60  # with most of the cast in the opening, few names can be new
 FACTS = (2, 3, 4, 5)
 TEMPERATURE, TOP_P = 0.7, 0.9
+MIXTURES = (1.0, 0.9, 0.75, 0.5, 0.25, 0.0)
 
 
 def split_prompts(samples: Sequence[Sample], brain: PreTrainedTokenizerBase) -> list[str]:
@@ -83,7 +84,8 @@ def unseen_phrasings() -> list[str]:
 def lookup_questions(
     facts: int, count: int, families: Sequence[str] | None = None, seed: int = 1
 ) -> list[tuple[Sample, list[str]]]:
-    """Questions about so many facts on reserved invented names, each with the values that stand in its text, the right one first.
+    """Questions about so many facts on reserved invented names, each with the values of the asked relation in its text, the right
+    one first.
 
     Of any relation and phrasing, or of these families.
     """
@@ -98,7 +100,7 @@ def lookup_questions(
         draw = rng.random()
         sample = task_lookup.lookup(random.Random(draw), "test", facts, family)
         told = task_lookup.draw_facts(random.Random(draw), "test", facts, relation)  # what lookup draws first
-        found.append((sample, [fact.value for fact in told]))
+        found.append((sample, [fact.value for fact in told if fact.relation == relation]))
     return found
 
 
@@ -107,10 +109,10 @@ def exact(answers: Sequence[str], samples: Sequence[Sample]) -> np.ndarray:
     return np.array([a.strip().rstrip(".") == sample.turns[-1].rstrip(".") for a, sample in zip(answers, samples, strict=True)])
 
 
-def openings(count: int, seed: int = 2) -> list[tuple[str, str]]:
-    """The first sentences of plain stories from held-out plots, and the rest: at least OPENING_WORDS and REST_WORDS words."""
+def openings(count: int, seed: int = 2) -> list[tuple[str, str, str]]:
+    """The first sentences of plain stories from held-out plots, at least OPENING_WORDS, the rest, REST_WORDS, and the plot."""
     rng, families = random.Random(seed), sorted(corpus.held_out() & set(stories.FAMILIES))
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str, str]] = []
     while len(found) < count:
         sample = stories.story(rng, rng.choice(families))
         if len(sample.turns) != 1:
@@ -121,7 +123,7 @@ def openings(count: int, seed: int = 2) -> list[tuple[str, str]]:
             opening = f"{opening} {sentences.pop(0)}".strip()
         rest = " ".join(sentences)
         if len(rest.split()) >= REST_WORDS:
-            found.append((opening, rest))
+            found.append((opening, rest, sample.family))
     return found
 
 
@@ -139,13 +141,16 @@ def name_verdicts(before: Sequence[str], written: Sequence[str]) -> list[list[bo
     return found
 
 
-def cluster_interval(stories: Sequence[Sequence[bool]], seed: int = 0, draws: int = 4000) -> tuple[float, float]:
-    """95 % bootstrap interval of the share of mentions; whole stories are drawn, since the mentions in one depend on each other.
+def cluster_interval(
+    stories: Sequence[Sequence[bool]], plots: Sequence[str], seed: int = 0, draws: int = 4000
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the share of mentions; whole plots are drawn, since the stories of one depend on each other.
 
-    Where all mentions agree there is nothing to draw: then Wilson's interval of as many stories.
+    Where all mentions agree there is nothing to draw: then Wilson's interval of as many plots.
     """
-    right = np.array([sum(verdicts) for verdicts in stories if verdicts])
-    total = np.array([len(verdicts) for verdicts in stories if verdicts])
+    told = {plot: [right for each, story in zip(plots, stories, strict=True) if each == plot for right in story] for plot in plots}
+    right = np.array([sum(verdicts) for verdicts in told.values() if verdicts])
+    total = np.array([len(verdicts) for verdicts in told.values() if verdicts])
     share = right.sum() / total.sum()
     if share in (0, 1):
         return wilson_interval(len(total) if share else 0, len(total))
@@ -198,6 +203,10 @@ def model_nats(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -
     return torch.cat(found).numpy()
 
 
-def ngram_nats(ngram: KneserNey, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The same tokens by the n-gram model, which may also look back in front of the window."""
-    return np.stack([ngram.nats(tokens[start - ORDER + 2 : start + WINDOW + 1]) for start in starts])
+def ngram_nats(own: KneserNey, every: KneserNey, tokens: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, float]:
+    """The same tokens by the n-gram model of their source mixed with that of all sources, which may also look back in front of the
+    window, and the share of the former: the best of MIXTURES for these very tokens, which favours it."""
+    parts = [np.exp([-ngram.nats(tokens[start - ORDER + 2 : start + WINDOW + 1]) for start in starts]) for ngram in (own, every)]
+    mixed = {share: -np.log(share * parts[0] + (1 - share) * parts[1]) for share in MIXTURES}
+    best = min(MIXTURES, key=lambda share: mixed[share].sum())
+    return mixed[best], best

@@ -8,8 +8,6 @@ $ make pocket-generate                                                        th
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from shared import models, runlog
 from shared.device import pick
 from shared.errors import UserError
@@ -39,34 +37,36 @@ class Args(runlog.Args):
     """Seed of the draw."""
 
 
-def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> str:
-    """The text for one prompt, shown while it is written."""
-    pieces = []
+def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> tuple[str, bool]:
+    """The text for one prompt, shown while it is written, and whether it ended by itself."""
     asked = prompt if plain else [{"role": "user", "content": prompt}]
     sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
-    for piece in models.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling):
+    pieces, text = models.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling), ""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            console.print()
+            return text, end.value
         console.print(piece, end="", soft_wrap=True)
-        pieces.append(piece)
-    console.print()
-    return "".join(pieces)
+        text += piece
 
 
 def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
     """One draw for each prompt of data/prompts.txt; lines that begin with > are texts to go on with."""
     prompts = PROMPTS.read_text(encoding="utf-8").strip().split("\n")
     prompts = prompts[:2] if args.smoke else prompts
-    lines, lengths = (
-        ["# Samples", "", f"One draw each, seed {args.seed}, temperature {args.temperature}, nothing selected.", ""],
-        [],
-    )
+    decoding, lengths, whole = f"seed {args.seed}, temperature {args.temperature}, top-p {args.top_p}", [], 0
+    lines = ["# Samples", "", f"One draw each, {decoding}, nothing selected.", ""]
     for prompt in prompts:
         plain, prompt = prompt.startswith("> "), prompt.removeprefix("> ").replace("\\n", "\n")
         console.print(f"\n{prompt}", style="bold")
-        text = write(loaded, args, prompt, plain)
+        text, ended = write(loaded, args, prompt, plain)
         lengths.append(len(loaded.tokenizer(text)["input_ids"]))
+        whole += ended
         lines += [f"## {prompt.splitlines()[0]}", "", "````", prompt + text if plain else text, "````", ""]
     run.metric("sample_tokens", lengths, unit="tokens", meaning="length of the samples on the sheet")
-    run.observe(f"{int(np.sum(np.array(lengths) < args.max_new_tokens))} of {len(lengths)} samples end by themselves.")
+    run.observe(f"{whole} of {len(lengths)} samples end by themselves.")
     run.conclude(f"{len(lengths)} texts, nothing selected, in samples.md beside this report.")
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(run.folder / "samples.md", "\n".join(lines).encode())
@@ -84,7 +84,7 @@ def main(args: Args) -> dict | None:
         args.max_new_tokens = 8
     setup = {
         "prompts": "data/prompts.txt, written before the model was trained",
-        "decoding": "temperature 0.7, top-p 0.9, one draw",
+        "decoding": f"temperature {args.temperature}, top-p {args.top_p}, one draw, at most {args.max_new_tokens} tokens",
     }
     title, objective = "Sample sheet", "Read what the model writes, without a selection."
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:

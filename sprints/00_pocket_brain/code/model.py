@@ -235,6 +235,6 @@ def to_transformers(config: LlamaConfig, weights: dict[str, Tensor]) -> LlamaFor
     model: Any = LlamaForCausalLM(config)
     model.to(weights["embedding"].dtype)
     missing, unexpected = model.load_state_dict(state, strict=False)
-    if unexpected or set(missing) > {"lm_head.weight"}:  # the head is the embedding
+    if unexpected or set(missing) - {"lm_head.weight"}:  # the head is the embedding
         raise ValueError(f"the weights do not fit: missing {missing}, unexpected {unexpected}")
     return model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from shared.errors import UserError
@@ -46,6 +46,15 @@ def heldout_losses(model: Llama, shards: Shards, share: slice = slice(None)) -> 
         nats = sum(model.loss(micro.to(model.embedding.device)) for micro in windows[share].split(4))
         losses.append(nats / (windows.numel() - len(windows)))
     return torch.stack(losses)
+
+
+def reached(folder: Path) -> int:
+    """The step of the checkpoint in this folder; 0 where there is none, or a damaged one, of which a trainer tells."""
+    try:
+        with safe_open(folder / "checkpoint.safetensors", "pt") as state:
+            return int(state.get_tensor("step"))
+    except (FileNotFoundError, SafetensorError):
+        return 0
 
 
 def only_writer(folder: Path):

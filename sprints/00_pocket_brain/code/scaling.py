@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from scipy.optimize import least_squares
+from transformers import LlamaForCausalLM
 
 from shared import runlog
+from shared.report import read_all
 
 from .batches import Settings, Shards
-from .model import SHAPES, Llama, Shape
-from .pretrain import heldout_losses
+from .model import SHAPES
 
 ADAMW_RATES = (1e-3, 3e-3, 6e-3, 1e-2)
 
@@ -35,17 +36,15 @@ class Runs:
         """Final mixed held-out loss of the run with these settings."""
         chosen = replace(self.settings, **changes)
         name = hashlib.sha256(json.dumps(asdict(chosen)).encode()).hexdigest()[:12]
-        return mixed(self.train(self.folder / name, chosen)[-1]["heldout"], chosen.mix)
+        return mixed(self.train(self.folder / name, chosen)[-1]["heldout"], chosen.shares)
 
-    def loss_of(self, checkpoint: Path, shape: Shape) -> float:
-        """Mixed loss of other weights on the same held-out windows."""
-        model = Llama(shape)
-        state = load_file(checkpoint)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(state[f"master.{name}"])
-        losses = heldout_losses(model.to(getattr(torch, self.settings.dtype)), Shards(self.settings))
-        return mixed(dict(zip(self.settings.mix, losses.tolist(), strict=True)), self.settings.mix)
+    @torch.no_grad()
+    def loss_of(self, folder: Path) -> float:
+        """Mixed loss of a model that transformers loads, on the same held-out windows."""
+        model, shards, losses = LlamaForCausalLM.from_pretrained(folder, local_files_only=True).eval(), Shards(self.settings), {}
+        for name in shards.sources:
+            losses[name] = float(np.mean([model(rows, labels=rows).loss.item() for rows in shards.windows(name).split(8)]))
+        return mixed(losses, self.settings.shares)
 
 
 def chinchilla(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> np.ndarray:
@@ -68,65 +67,87 @@ def predict(fit: np.ndarray, sizes: np.ndarray | float, tokens: np.ndarray | flo
     return e + a_scale * np.asarray(sizes, dtype=float) ** -a + b_scale * np.asarray(tokens, dtype=float) ** -b
 
 
-def law(run: runlog.Run, runs: Runs, budgets: list[int], shipped: tuple[str, float, Path] | None) -> None:
-    """Losses of three sizes at several budgets, the fitted law, and its forecast for the shipped run: size, tokens, weights."""
+def law(run: runlog.Run, runs: Runs, budgets: list[int], results: Path) -> None:
+    """Losses of three sizes at several budgets, the fitted law, and its forecast for the shipped model, if `results` has one.
+
+    The range of a fitted number is that over the fits that leave one run out: with nine runs there is no better estimate.
+    """
     rows = []
     for size, shape in SHAPES.items():
         for tokens in budgets:
             loss = runs.loss(size=size, tokens=tokens)
             rows.append((shape.parameters / 1e6, tokens / 1e6, loss))
-            run.metric(
-                f"loss_{size}_{tokens / 1e6:g}M_tokens",
-                loss,
-                unit="nats",
-                higher_is_better=False,
-                meaning=f"mixed held-out loss per token, {size} parameters after {tokens / 1e6:g} million tokens",
-            )
-    sizes, tokens, losses = np.array(rows).T
-    fit = chinchilla(sizes, tokens, losses)
+            meaning = f"mixed held-out loss per token, {size} parameters after {tokens / 1e6:g} million tokens"
+            run.metric(f"loss_{size}_{tokens / 1e6:g}M_tokens", loss, unit="nats", higher_is_better=False, meaning=meaning)
+    sizes, tokens, losses = points = np.array(rows).T
+    fit, others = chinchilla(*points), [chinchilla(*np.delete(points, left_out, 1)) for left_out in range(len(rows))]
     error = np.abs(predict(fit, sizes, tokens) / losses - 1)
     run.metric("scaling_fit_error", error, unit="fraction", higher_is_better=False, meaning="relative error of the fitted law")
-    for name, value in zip(("floor", "size_scale", "size_exponent", "data_scale", "data_exponent"), fit, strict=True):
-        run.metric(f"scaling_{name}", value, meaning="of L = E + A N^-a + B D^-b, N and D in millions")
+    for place, name in enumerate(("floor", "size_scale", "size_exponent", "data_scale", "data_exponent")):
+        spread = around(fit[place], [other[place] for other in others])
+        meaning = "of L = E + A N^-a + B D^-b, N and D in millions; the range of the fits that leave one run out"
+        run.metric(f"scaling_{name}", fit[place], meaning=meaning, interval=spread)
+    size, seen = shipped(results)
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 4.2))
-        line = np.geomspace(tokens.min(), 4 * max(tokens.max(), shipped[1] / 1e6 if shipped else 0))
-        for index, (size, shape) in enumerate(SHAPES.items()):
-            mine = sizes == shape.parameters / 1e6
-            axes.plot(tokens[mine], losses[mine], "o", color=f"C{index}", label=f"{size} parameters")
-            axes.plot(line, predict(fit, shape.parameters / 1e6, line), "--", color=f"C{index}", linewidth=1)
-        if shipped:
-            size, seen, weights = shipped
-            reached = runs.loss_of(weights, SHAPES[size])
-            foretold = float(predict(fit, SHAPES[size].parameters / 1e6, seen / 1e6))
-            axes.plot(seen / 1e6, reached, "*", color="k", markersize=14, label="the shipped model")
-            run.metric(
-                "loss_shipped", reached, unit="nats", higher_is_better=False, meaning="the shipped model on the same windows"
-            )
-            run.metric(
-                "loss_shipped_foretold", foretold, unit="nats", meaning="what the law, fitted to the short runs, foretold for it"
-            )
+        line = np.geomspace(tokens.min(), 4 * max(tokens.max(), seen), 100)
+        for index, (name, shape) in enumerate(SHAPES.items()):
+            millions = shape.parameters / 1e6
+            axes.plot(tokens[sizes == millions], losses[sizes == millions], "o", color=f"C{index}", label=f"{name} parameters")
+            axes.plot(line, predict(fit, millions, line), "--", color=f"C{index}", linewidth=1)
+            every = [predict(other, millions, line) for other in others]
+            axes.fill_between(line, np.min(every, 0), np.max(every, 0), color=f"C{index}", alpha=0.15, linewidth=0)
+        if size:
+            millions, reached = SHAPES[size].parameters / 1e6, runs.loss_of(results / "model")
+            axes.plot(seen, reached, "*", color="k", markersize=14, label="the shipped model")
+            down: dict[str, Any] = {"unit": "nats", "higher_is_better": False}
+            run.metric("loss_shipped", reached, **down, meaning="the shipped model on the same windows")
+            foretold = float(predict(fit, millions, seen))
+            spread = around(foretold, [float(predict(other, millions, seen)) for other in others])
+            meaning = "what the law, fitted to the short runs, foretold for it; the range of the fits that leave one run out"
+            run.metric("loss_shipped_foretold", foretold, **down, meaning=meaning, interval=spread)
+            inside = "inside" if spread[0] <= reached <= spread[1] else "outside"
+            run.observe(f"The shipped model has {reached:.3f} nats per token, {inside} the range that the law foretold.")
         axes.set(xscale="log", xlabel="million tokens", ylabel="held-out loss, nats per token", title="What more compute buys")
         axes.legend()
         run.figure(
             figure,
             "scaling",
-            shows="Final held-out loss of short runs (dots), the fitted law (dashed), and the shipped model (star).",
+            shows="Final held-out loss of short runs (dots), the fitted law (dashed; shaded: fits that leave one run out), and the "
+            "shipped model (star).",
             matters="It says what more hours or more parameters would bring before anybody spends them.",
         )
 
 
-def optimizers(run: runlog.Run, runs: Runs, tokens: int, seeds: range) -> None:
-    """Muon against AdamW after the same tokens; AdamW has the best of several learning rates, on a seed that is not compared."""
-    tried = {rate: runs.loss(optimizer="adamw", learning_rate=rate, tokens=tokens, seed=99) for rate in ADAMW_RATES}
+def around(value: float, others: Sequence[float]) -> tuple[float, float]:
+    return min(value, *others), max(value, *others)
+
+
+def shipped(results: Path) -> tuple[str, float]:
+    """Size and million tokens of the model in `results`, by the report of its training; ("", 0) without one."""
+    report = read_all(results).get("pretraining")
+    if not report or not (results / "model").is_dir():
+        return "", 0.0
+    return report["args"]["size"], report["metrics"]["pretraining_tokens"]["mean"] / 1e6
+
+
+def optimizers(run: runlog.Run, runs: Runs, tokens: int, seeds: Sequence[int]) -> None:
+    """Muon against AdamW after the same tokens. AdamW has the best of several learning rates, then of two weight decays, its own
+    and the one that shrinks its matrices per step as much as Muon's; tried on a seed that is not compared."""
+    settings, other = replace(runs.settings, optimizer="adamw", tokens=tokens), seeds[0] + 99
+    tried = {rate: runs.loss(optimizer="adamw", learning_rate=rate, tokens=tokens, seed=other) for rate in ADAMW_RATES}
     best = min(tried, key=lambda rate: tried[rate])
+    strong = settings.matrix_rate * settings.weight_decay / best
+    shrunk = runs.loss(optimizer="adamw", learning_rate=best, weight_decay=strong, tokens=tokens, seed=other)
+    decay = strong if shrunk < tried[best] else settings.weight_decay
     muon = [runs.loss(optimizer="muon", tokens=tokens, seed=seed) for seed in seeds]
-    adamw = [runs.loss(optimizer="adamw", learning_rate=best, tokens=tokens, seed=seed) for seed in seeds]
-    options = {"unit": "nats", "higher_is_better": False}
+    adamw = [runs.loss(optimizer="adamw", learning_rate=best, weight_decay=decay, tokens=tokens, seed=seed) for seed in seeds]
+    options: dict[str, Any] = {"unit": "nats", "higher_is_better": False}
     amount = f"{tokens / 1e6:g} million tokens"
     run.metric("loss_muon", muon, **options, meaning=f"mixed held-out loss after {amount} with Muon")
-    run.metric("loss_adamw", adamw, **options, meaning=f"the same with AdamW at its best learning rate ({best:g})")
+    meaning = f"the same with AdamW at its best learning rate ({best:g}) and weight decay ({decay:g})"
+    run.metric("loss_adamw", adamw, **options, meaning=meaning)
     run.compare("mixed held-out loss", muon, adamw, names=("Muon", "AdamW"), unit="nats")
     rates = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in tried.items())
     edge = " The best one lies at the edge of those tried." if best in (min(tried), max(tried)) else ""
-    run.observe(f"AdamW by learning rate (another seed): {rates}.{edge}")
+    run.observe(f"AdamW by learning rate (another seed): {rates}; the best with weight decay {strong:g}: {shrunk:.3f}.{edge}")

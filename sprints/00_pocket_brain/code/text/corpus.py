@@ -1,7 +1,7 @@
 """The corpus: six sources, each split by family or by file, as token shards that training maps into memory.
 
 story      the simulated small world (stories.py)              split by plot
-recall     subjects and their values, again and again (ditto)  split by phrasing; it trains first
+recall     subjects and their values, again and again (ditto)  split by form, whose parts occur in others; it trains first
 task       copying, look-up, instructions (tasks.py)           split by phrasing
 prose      data/prose and data/dialogues, written by hand      split by file
 docstring  docstrings of installed packages (library.py)       split by file
@@ -79,7 +79,7 @@ def samples(make: Callable[..., Sample], families: Iterable[str], held: bool, rn
 
 
 def limited(texts: Iterable[str], megabytes: float) -> Iterator[str]:
-    """Texts without exact repetitions, up to so many characters."""
+    """Texts without exact repetitions, up to so many characters; of a shared source, each worker looks at its own."""
     seen, left = set(), megabytes * 1e6
     for text in texts:
         if (key := hash(text)) not in seen:

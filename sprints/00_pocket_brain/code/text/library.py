@@ -39,7 +39,7 @@ PACKAGES = {  # distribution -> its import folder; each one's licence is BSD, MI
 }
 SMOKE_MODULES = ("textwrap.py", "random.py", "fractions.py", "statistics.py", "heapq.py", "bisect.py", "shutil.py", "csv.py")
 SHORTEST = 40  # characters; less says nothing of its own
-HELD_OUT_SHARE = 40  # one file in so many is held out
+HELD_OUT_EVERY = 40  # one file in so many is held out
 LICENCES = re.compile(r"copyright|licen[sc]e|all rights reserved", re.I)
 
 
@@ -130,8 +130,8 @@ def extract(source: str) -> Iterator[tuple[str, str, str]]:
 def texts(smoke: bool = False) -> list[Text]:
     """All texts, deduplicated; what a held-out file says is never said by a training file."""
     listed = [(package, path.relative_to(root), path) for package, root, path in files(smoke)]
-    share = 4 if smoke else HELD_OUT_SHARE
-    held = {path: zlib.crc32(f"{package}/{name.as_posix()}".encode()) % share == 0 for package, name, path in listed}
+    every = 4 if smoke else HELD_OUT_EVERY
+    held = {path: zlib.crc32(f"{package}/{name.as_posix()}".encode()) % every == 0 for package, name, path in listed}
     seen, kept_back, found = Seen(), Seen(), []
     for package, _, path in sorted(listed, key=lambda item: not held[item[2]]):
         for kind, text, docstring in extract(path.read_text(encoding="utf-8", errors="ignore")):

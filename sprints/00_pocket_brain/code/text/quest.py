@@ -94,7 +94,8 @@ def said(rng: random.Random, at: int, text: str) -> str:
 
 
 def quest(rng: random.Random, family: str) -> Sample:
-    """An adventure that begins with the scene of the family: one text, a request with its scene, or a game of several turns."""
+    """An adventure that begins with the scene of the family: one text, a request with its scene, or a game of several turns, in
+    which any scene may follow: so none can be held out."""
     play = Quest(rng)
     form = rng.random()
     turns: list[str] = []

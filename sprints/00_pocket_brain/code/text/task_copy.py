@@ -5,27 +5,20 @@ import random
 from functools import partial
 
 from . import task_grammar
-from .sample import Sample
-from .task_words import Slots, Split, distinct, invented, person, sentence_case, vocabulary
+from .task_words import Slots, distinct, invented, person, sentence_case, vocabulary
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 SHARES = {"real": 0.4, "invented": 0.4}  # the rest mixes both
 
 
-def word_list(rng: random.Random, count: int, split: Split = "train") -> list[str]:
-    """Different words: real, invented (with or without capitals), or both; a test list is all invented."""
+def word_list(rng: random.Random, count: int) -> list[str]:
+    """Different words: real, invented (with or without capitals), or both."""
     real, draw, lower = vocabulary(), rng.random(), rng.random() < 0.7
-    if split == "train" and draw < SHARES["real"]:
+    if draw < SHARES["real"]:
         return rng.sample(real, count)
-    if split == "test" or draw < SHARES["real"] + SHARES["invented"]:
-        return distinct(lambda: invented(rng, split, lower=lower), count)
-    return distinct(lambda: rng.choice(real) if rng.random() < 0.5 else invented(rng, split, lower=True), count)
-
-
-def copy_words(rng: random.Random, split: Split, count: int) -> Sample:
-    """The copy gate: repeat a list; the last turn is the list."""
-    words = " ".join(word_list(rng, count, split))
-    return Sample("copy_words/0", (f"Repeat these words: {words}", words))
+    if draw < SHARES["real"] + SHARES["invented"]:
+        return distinct(lambda: invented(rng, lower=lower), count)
+    return distinct(lambda: rng.choice(real) if rng.random() < 0.5 else invented(rng, lower=True), count)
 
 
 def forms(items: list[str]) -> Slots:

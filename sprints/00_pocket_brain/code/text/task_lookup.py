@@ -134,15 +134,10 @@ def direct(relation: Relation, at: int, split: Split, count: int, rng: random.Ra
     return Sample(f"lookup/{relation.name}/{at}", (lay_out(rng, tell(rng, facts), facts[0].ask(at)), facts[0].value))
 
 
-def lookup(rng: random.Random, split: Split, facts: int, family: str | None = None) -> Sample:
+def lookup(rng: random.Random, split: Split, facts: int, family: str) -> Sample:
     """One question about `facts` facts; the last turn is the exact short answer. Test names are all invented and reserved."""
-    if family is None:
-        relation = rng.choice(list(relations().values()))
-        at = rng.randrange(len(relation.asks))
-    else:
-        _, name, number = family.split("/")
-        relation, at = relations()[name], int(number)
-    return direct(relation, at, split, facts, rng)
+    _, name, number = family.split("/")
+    return direct(relations()[name], int(number), split, facts, rng)
 
 
 def inverse(relation: Relation, at: int, rng: random.Random) -> Sample:
