@@ -267,6 +267,9 @@ def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:
         matters="Where a curve still falls at the end, more hours would help; where it is flat, only other text would.",
     )
     run.observe(f"{last['tokens'] / 1e6:.1f} million tokens in {last['seconds'] / 3600:.2f} hours.")
+    best = {source: min(entries, key=lambda entry: entry["heldout"][source]) for source in last["heldout"]}
+    lows = [f"{name} {one['heldout'][name]:.2f} at {one['tokens'] / 1e6:.0f} million tokens" for name, one in best.items()]
+    run.observe(f"Lowest held-out loss in nats per token: {', '.join(lows)}.")
     run.conclude(
         f"The model fits into {weights.stat().st_size / 1e6:.1f} MB and was trained in {last['seconds'] / 3600:.1f} hours."
     )
