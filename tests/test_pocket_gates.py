@@ -183,10 +183,8 @@ def test_lookup_questions_and_their_phrasings():
 def test_split_prompts_ends_at_the_assistants_mark(brain):
     samples = [Sample("x", ("Hello?", "Hi.", "More?", "No."), system="Be kind."), Sample("x", ("Why?", "So."))]
     long, short = gates.split_prompts(samples, brain)
-    assert (
-        long
-        == "<|system|>\nBe kind.<|end|>\n<|user|>\nHello?<|end|>\n<|assistant|>\nHi.<|end|>\n<|user|>\nMore?<|end|>\n<|assistant|>\n"
-    )
+    turns = "<|user|>\nHello?<|end|>\n<|assistant|>\nHi.<|end|>\n<|user|>\nMore?<|end|>\n<|assistant|>\n"
+    assert long == f"<|system|>\nBe kind.<|end|>\n{turns}"
     assert short == "<|user|>\nWhy?<|end|>\n<|assistant|>\n"
 
 
@@ -295,8 +293,7 @@ def test_kneser_ney_against_dictionaries():
 
 
 def test_the_n_gram_model_writes():
-    train = np.array([1, 2, 3, 4, 5, 6, 0] * 60, np.uint16)
-    ngram = kneser_ney.KneserNey(train)
+    ngram = kneser_ney.KneserNey(np.array([1, 2, 3, 4, 5, 6, 0] * 60, np.uint16))
     assert ngram.write([1, 2], 9, {0}) == [3, 4, 5, 6] and ngram.write([1, 2], 3, {0}) == [3, 4, 5]
     noisy = kneser_ney.KneserNey(np.random.default_rng(0).integers(1, 9, 3000).astype(np.uint16))
     drawn = [noisy.write([1, 2], 30, set(), np.random.default_rng(seed)) for seed in (0, 0, 1)]
