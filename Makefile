@@ -30,8 +30,8 @@ setup: .venv/.ready ## create .venv with the locked requirements (again only whe
 demo: setup ## run every sprint's embedded default experiment, then show one table and one page
 	$(BIN)/python -m shared.demo --device $(DEVICE) $(ARGS)
 
-test: setup ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## all tests, a process of one thread per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: setup ## ruff and pyright
 	$(BIN)/ruff check .
