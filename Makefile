@@ -70,7 +70,7 @@ clean: ## remove what runs leave behind: runs/, the local MLflow store, caches (
 	find shared sprints tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 # make <sprint>-<step>, for every step that a sprint.toml may have (shared/sprints.py)
-STEPS := data eda train sweep eval generate predict demo bench serve load
+STEPS := $(shell sed -n 's/^STEPS = (\(.*\))/\1/p' shared/sprints.py | tr -d '",')
 generate_input = $(if $(PROMPT),--prompt="$$PROMPT")
 predict_input = $(if $(FILE),--file="$$FILE")
 define step_rule

@@ -93,8 +93,7 @@ def _load(name: str, device: Device, quantization: str, why: str) -> LoadedModel
     name = HUB.get(name, name)
     if quantization == "auto" and name == HUB["phi3"]:  # in float32 it fills 15 GB
         quantization = {"cuda": "nf4", "cpu": "nf4", "mlx": "mlx4"}.get(device.kind, "none")
-    if quantization == "mlx4":
-        name = MLX4_TWINS.get(name, name)
+    name = MLX4_TWINS.get(name, name) if quantization == "mlx4" else name
     folder, revision = _find(name)
     backend = "mlx" if device.kind == "mlx" else "torch"
     try:
@@ -262,7 +261,8 @@ def _pieces(loaded: LoadedModel, tokens: Iterator[int]) -> Generator[str, None, 
         if len(text) > done and not text.endswith("\ufffd"):  # the first bytes of a character wait for the others
             yield text[done:]
             done = len(text)
-    yield from filter(None, [text[done:]])
+    if text[done:]:
+        yield text[done:]
     return ended
 
 

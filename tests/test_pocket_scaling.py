@@ -1,6 +1,5 @@
 """Sprint 00: the fit of the scaling law, the search for AdamW's settings, and the folder that is committed."""
 
-import hashlib
 import json
 from importlib import import_module
 
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from shared import models, runlog
+from shared import data, models, runlog
 
 CODE = "sprints.00_pocket_brain.code"
 batches = import_module(f"{CODE}.batches")
@@ -76,6 +75,6 @@ def test_export_is_loaded_and_survives_what_a_kill_left(tmp_path):
 
 def test_the_gates_judged_the_committed_weights():
     report = models.POCKET.parent / "gates" / "report.json"
-    digest = hashlib.sha256((models.POCKET / "model.safetensors").read_bytes()).hexdigest()
+    digest = data.digest(models.POCKET / "model.safetensors")
     recorded = json.loads(report.read_text())["data"]
     assert recorded["weights"]["sha256"] == digest, "run make pocket-eval: results/gates belongs to other weights"

@@ -4,7 +4,6 @@ $ make pocket-eval               all of it, minutes (builds the corpus first whe
 $ make pocket-eval ARGS=--smoke  toy size, seconds
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from shared import models, runlog
+from shared import data, models, runlog
 from shared.errors import UserError
 from shared.sprints import ROOT
 
@@ -198,11 +197,10 @@ def verdict(key: str, metric: dict) -> str:
 
 def record_inputs(run: runlog.Run, folder: Path) -> None:
     """What was judged, on which text: digests, and whether the corpus is that of the weights."""
-    weights = models.POCKET / "model.safetensors"
-    run.data("weights", hashlib.sha256(weights.read_bytes()).hexdigest(), rows=1, source="results/model")
+    run.data("weights", data.digest(models.POCKET / "model.safetensors"), rows=1, source="results/model")
     for source in corpus.SOURCES:
-        shard = (folder / f"{source}.heldout.bin").read_bytes()
-        run.data(f"held-out {source}", hashlib.sha256(shard).hexdigest(), rows=len(shard) // 2, source="code/text/corpus.py")
+        shard = folder / f"{source}.heldout.bin"
+        run.data(f"held-out {source}", data.digest(shard), rows=shard.stat().st_size // 2, source="code/text/corpus.py")
     here, then = (json.loads(path.read_text())["packages"] for path in (folder / "manifest.json", models.POCKET / "corpus.json"))
     if here != then and not run.args.smoke:
         run.observe("The packages whose text is held out here are not those of the weights: see results/model/corpus.json.")

@@ -134,7 +134,7 @@ def shipped(results: Path) -> tuple[str, float]:
 def optimizers(run: runlog.Run, runs: Runs, tokens: int, seeds: Sequence[int]) -> None:
     """Muon against AdamW after the same tokens. AdamW has the best of several learning rates, then of two weight decays, its own
     and the one that shrinks its matrices per step as much as Muon's; tried on a seed that is not compared."""
-    settings, other = replace(runs.settings, optimizer="adamw", tokens=tokens), seeds[0] + 99
+    settings, other = runs.settings, seeds[0] + 99
     tried = {rate: runs.loss(optimizer="adamw", learning_rate=rate, tokens=tokens, seed=other) for rate in ADAMW_RATES}
     best = min(tried, key=lambda rate: tried[rate])
     strong = settings.matrix_rate * settings.weight_decay / best

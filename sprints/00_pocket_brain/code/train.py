@@ -7,23 +7,19 @@ $ make pocket-train ARGS="--only scaling"                    loss against tokens
 $ make pocket-train ARGS=--smoke                             toy size, seconds
 """
 
-import hashlib
-import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import AutoTokenizer
 
-from shared import runlog
+from shared import data, runlog
 from shared.environment import describe_machine
 from shared.errors import UserError
+from shared.processes import torchrun
 from shared.sprints import ROOT
 
 from . import curriculum, scaling
@@ -78,20 +74,8 @@ def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> l
     if processes == 1:
         Pretraining(folder, device).run()
         return history(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.pretrain", str(folder), device]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else nobody stops them
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        code = process.wait()
-    finally:  # Ctrl-C reaches the processes too; another signal reaches only this one
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        signal.signal(signal.SIGTERM, before)
-    if code:
-        raise UserError("pretraining stopped; what went wrong stands above, the same command resumes it")
+    environment = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    torchrun(processes, f"{__package__}.pretrain", str(folder), device, environment=environment, doing="pretraining")
     return history(folder)
 
 
@@ -184,8 +168,7 @@ def pretraining(args: Args, base: Path) -> dict:
         checkpoint = folder / "checkpoint.safetensors"
         weights = export(checkpoint, settings.size, brain, run.folder.parent / "model", facts, manifest)
         for source, sides in manifest["sources"].items():
-            with (base / "corpus" / f"{source}.train.bin").open("rb") as shard:
-                digest = hashlib.file_digest(shard, "sha256").hexdigest()
+            digest = data.digest(base / "corpus" / f"{source}.train.bin")
             train = sides["train"]
             run.data(source, digest, rows=train["tokens"], source=f"{train['characters']} characters, code/text/corpus.py")
         record(run, entries, weights)
@@ -201,13 +184,12 @@ def scaling_law(args: Args, base: Path) -> dict:
         "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of four learning rates and of two weight "
         "decays, tried on a seed that is not compared",
     }
-    seeds = range(args.seed, args.seed + (2 if args.smoke else 5))
+    seeds = range(args.seed, args.seed + (2 if args.smoke else 3))
     title, objective = "What more compute would buy", "Loss against parameters and tokens, and what the optimizer is worth."
     with runlog.Run(args, __file__, "scaling", title=title, objective=objective, setup=setup, seeds=seeds) as run:
         corpus.build(base / "corpus", smoke=args.smoke)
         budgets = [args.scaling_tokens // 4, args.scaling_tokens // 2, args.scaling_tokens]
         short = settings_for(args, base, run.device.kind, step_tokens=4096, final_context=256, windows=64, evaluate_every=10**9)
-        short = replace(short, seed=args.seed)
         if args.smoke:
             budgets = [2048, 3072, 4096]
         runs = scaling.Runs(

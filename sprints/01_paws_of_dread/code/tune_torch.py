@@ -7,8 +7,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,9 +17,9 @@ from typing import Any
 from shared import models
 from shared.device import Device, pick
 from shared.errors import UserError
+from shared.processes import torchrun
 from shared.report import write_atomically
 from shared.runlog import console
-from shared.sprints import ROOT
 
 from . import adapter, recipe, tuning
 from .recipe import ORIGINAL_TARGETS, Course, Recipe, Tuned
@@ -223,20 +221,8 @@ def in_processes(
     job |= {"train": [asdict(one) for one in train], "validation": [asdict(one) for one in validation]}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "job.json", json.dumps(job).encode())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc_per_node", str(processes), "-m", f"{__package__}.tune_torch", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the same command resumes it"))  # else nobody stops them
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        code = process.wait()
-    finally:  # Ctrl-C reaches the processes too; another signal reaches only this one
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        signal.signal(signal.SIGTERM, before)
-    if code:
-        raise UserError("tuning stopped; what went wrong stands above, the same command resumes it")
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    torchrun(processes, f"{__package__}.tune_torch", str(folder), environment=threads, doing="tuning")
     loaded = adapter.load(recipe.base(name, device, chosen.method), folder / "adapter")
     return Tuned(loaded, Course(**json.loads((folder / "done.json").read_text())))
 
