@@ -1,0 +1,483 @@
+// Kernels of the sparse layer, float32. One body, compiled for AVX-512, AVX2 and the base instructions (SSE2, NEON or scalar) through
+// function target attributes by including this file from itself; kernels.py asks `noodles_isa` which of them this processor has.
+//
+// Generic (any wiring): the batch is cut into chunks of 64 rows, and a chunk is kept feature-major, [features][64 rows], so that a
+// connection is one broadcast weight times 64 consecutive floats. Bundle (16 outputs permute 16 inputs): no transpose of the
+// activations at all, a connection of 16 outputs is one register permutation and one multiply-add.
+//
+// x (B, in)  w, ids (out, k)  y, g (B, out), all contiguous; a null pointer leaves an output out.
+
+#ifndef WIDTH
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#define CHUNK 64
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(function) JOIN(function, SUFFIX)
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Ints){__VA_ARGS__})
+#endif
+
+struct Packed {  // packed.py has the same
+    const float *w, *bias;
+    const uint8_t* lanes;
+    const int32_t *blocks, *quads;
+    int64_t in, out, k;
+};
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define WIDTH 16
+#define SUFFIX avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#include __FILE__
+#undef WIDTH
+#undef SUFFIX
+#undef TARGET
+#undef ZIP_LOW
+#undef ZIP_HIGH
+#define WIDTH 8
+#define SUFFIX avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#include __FILE__
+#undef WIDTH
+#undef SUFFIX
+#undef TARGET
+#undef ZIP_LOW
+#undef ZIP_HIGH
+#endif
+
+#define WIDTH 4
+#define SUFFIX base
+#define TARGET
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#include __FILE__
+
+// The best instruction set of this processor: 2 AVX-512, 1 AVX2, 0 the base of its architecture.
+extern "C" int noodles_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+#else  // the body, once per instruction set
+
+namespace SUFFIX {
+
+typedef float Vec __attribute__((vector_size(4 * WIDTH)));
+typedef float Loose __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+
+TARGET static inline Vec load(const float* p) { return *(const Loose*)p; }
+TARGET static inline void store(float* p, Vec v) { *(Loose*)p = v; }
+TARGET static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+TARGET static inline float total(Vec v) {
+    float sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += v[i];
+    return sum;
+}
+
+// to[c][r] = from[r][c]
+TARGET static void transpose(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t columns) {
+    int64_t whole_rows = rows - rows % WIDTH, whole_columns = columns - columns % WIDTH;
+    for (int64_t c = 0; c < whole_columns; c += WIDTH)
+        for (int64_t r = 0; r < whole_rows; r += WIDTH) {
+            Vec v[WIDTH], t[WIDTH];
+            for (int i = 0; i < WIDTH; i++) v[i] = load(from + (r + i) * from_step + c);
+            for (int span = 1; span < WIDTH; span *= 2) {
+                for (int i = 0; i < WIDTH / 2; i++) {
+                    t[2 * i] = SHUFFLE(v[i], v[i + WIDTH / 2], ZIP_LOW);
+                    t[2 * i + 1] = SHUFFLE(v[i], v[i + WIDTH / 2], ZIP_HIGH);
+                }
+                for (int i = 0; i < WIDTH; i++) v[i] = t[i];
+            }
+            for (int i = 0; i < WIDTH; i++) store(to + (c + i) * to_step + r, v[i]);
+        }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_step + r] = from[r * from_step + c];
+}
+
+// The sums of WIDTH vectors, as one vector.
+TARGET static inline Vec totals(Vec* v) {
+    for (int n = WIDTH / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) v[i] = SHUFFLE(v[i], v[i + n], ZIP_LOW) + SHUFFLE(v[i], v[i + n], ZIP_HIGH);
+    return v[0];
+}
+
+// Rows of the chunk that starts at row b, rounded up to whole vectors of every instruction set; its place in a buffer is b * features.
+TARGET static inline int64_t chunk_width(int64_t B, int64_t b) { return (least(CHUNK, B - b) + 15) / 16 * 16; }
+
+// Features f to f + 16 of the chunk at row b, from x (B, features) into xT; the missing rows are zeros.
+TARGET static void into_chunk(const float* x, float* xT, int64_t B, int64_t features, int64_t b, int64_t f) {
+    int64_t width = chunk_width(B, b), rows = least(CHUNK, B - b), n = least(16, features - f);
+    float* to = xT + b * features + f * width;
+    transpose(x + b * features + f, features, to, width, rows, n);
+    if (rows < width)
+        for (int64_t i = 0; i < n; i++) memset(to + i * width + rows, 0, 4 * (width - rows));
+}
+
+// y[0 .. T vectors] = start + sum over j of w[j] * x[ids[j]]
+template <int T>
+TARGET static inline void combine(const float* x, int64_t step, const float* w, const int32_t* ids, int64_t n, float start, float* y) {
+    Vec a[T], b[T];
+    for (int t = 0; t < T; t++) a[t] = Vec{} + start, b[t] = Vec{};
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+        const float *p = x + ids[j] * step, *q = x + ids[j + 1] * step;
+        for (int t = 0; t < T; t++) a[t] += w[j] * load(p + t * WIDTH);
+        for (int t = 0; t < T; t++) b[t] += w[j + 1] * load(q + t * WIDTH);
+    }
+    if (j < n)
+        for (int t = 0; t < T; t++) a[t] += w[j] * load(x + ids[j] * step + t * WIDTH);
+    for (int t = 0; t < T; t++) store(y + t * WIDTH, a[t] + b[t]);
+}
+
+TARGET static inline void combine_chunk(const float* x, int64_t width, const float* w, const int32_t* ids, int64_t n, float start, float* y) {
+    int64_t p = 0;
+    for (; p + 4 * WIDTH <= width; p += 4 * WIDTH) combine<4>(x + p, width, w, ids, n, start, y + p);
+    for (; p + 2 * WIDTH <= width; p += 2 * WIDTH) combine<2>(x + p, width, w, ids, n, start, y + p);
+    for (; p < width; p += WIDTH) combine<1>(x + p, width, w, ids, n, start, y + p);
+}
+
+// sums[u] += g * x[ids[u]] over T vectors
+template <int T>
+TARGET static inline void dots(const float* g, const float* x, int64_t step, const int32_t* ids, Vec* sums) {
+    Vec q[T];
+    for (int t = 0; t < T; t++) q[t] = load(g + t * WIDTH);
+#pragma GCC unroll 16
+    for (int u = 0; u < WIDTH; u++) {
+        const float* p = x + ids[u] * step;
+        Vec a = sums[u];
+        for (int t = 0; t < T; t++) a += q[t] * load(p + t * WIDTH);
+        sums[u] = a;
+    }
+}
+
+// gw[j] (+)= <g, x[ids[j]]> over the rows of a chunk
+TARGET static void dots_chunk(const float* g, const float* x, int64_t width, const int32_t* ids, int64_t n, float* gw, bool add) {
+    int64_t j = 0;
+    for (; j + WIDTH <= n; j += WIDTH) {
+        Vec sums[WIDTH] = {};
+        int64_t p = 0;
+        for (; p + 4 * WIDTH <= width; p += 4 * WIDTH) dots<4>(g + p, x + p, width, ids + j, sums);
+        for (; p < width; p += WIDTH) dots<1>(g + p, x + p, width, ids + j, sums);
+        Vec sum = totals(sums);
+        store(gw + j, add ? load(gw + j) + sum : sum);
+    }
+    for (; j < n; j++) {
+        Vec sum = {};
+        for (int64_t p = 0; p < width; p += WIDTH) sum += load(g + p) * load(x + ids[j] * width + p);
+        gw[j] = (add ? gw[j] : 0) + total(sum);
+    }
+}
+
+}  // namespace SUFFIX
+
+// y = x W^T + bias. Scratch: xT, in floats for every row of B rounded up to 16.
+extern "C" TARGET void NAME(forward)(const float* x, const float* w, const int32_t* ids, const float* bias, float* xT, float* y, int64_t B,
+                                     int64_t in, int64_t out, int64_t k, int64_t threads) {
+    using namespace SUFFIX;
+    const int64_t chunks = (B + CHUNK - 1) / CHUNK, in_blocks = (in + 15) / 16, out_blocks = (out + 15) / 16;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < chunks * in_blocks; i++) into_chunk(x, xT, B, in, i / in_blocks * CHUNK, i % in_blocks * 16);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < chunks * out_blocks; i++) {
+            alignas(64) float tile[16 * CHUNK];
+            int64_t b = i / out_blocks * CHUNK, o = i % out_blocks * 16, n = least(16, out - o), width = chunk_width(B, b);
+            for (int64_t u = o; u < o + n; u++)
+                combine_chunk(xT + b * in, width, w + u * k, ids + u * k, k, bias ? bias[u] : 0, tile + (u - o) * width);
+            transpose(tile, width, y + b * out + o, out, n, least(CHUNK, B - b));
+        }
+    }
+}
+
+// The same for one row x (in,).
+extern "C" TARGET void NAME(forward_row)(const float* x, const float* w, const int32_t* ids, const float* bias, float* y, int64_t out, int64_t k,
+                                         int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t o = 0; o < out; o++) {
+        const float* row = w + o * k;
+        const int32_t* id = ids + o * k;
+#if WIDTH == 16
+        __m512 a = _mm512_setzero_ps(), b = a;
+        int64_t j = 0;
+        for (; j + 32 <= k; j += 32) {
+            a = _mm512_fmadd_ps(_mm512_loadu_ps(row + j), _mm512_i32gather_ps(_mm512_loadu_si512(id + j), x, 4), a);
+            b = _mm512_fmadd_ps(_mm512_loadu_ps(row + j + 16), _mm512_i32gather_ps(_mm512_loadu_si512(id + j + 16), x, 4), b);
+        }
+        for (; j < k; j += 16) {
+            __mmask16 m = k - j >= 16 ? 0xffff : (1 << (k - j)) - 1;
+            __m512 read = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, _mm512_maskz_loadu_epi32(m, id + j), x, 4);
+            a = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, row + j), read, a);
+        }
+        float sum = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+#else
+        float part[4] = {0, 0, 0, 0};
+        int64_t j = 0;
+        for (; j + 4 <= k; j += 4)
+            for (int u = 0; u < 4; u++) part[u] += row[j + u] * x[id[j + u]];
+        for (; j < k; j++) part[0] += row[j] * x[id[j]];
+        float sum = (part[0] + part[1]) + (part[2] + part[3]);
+#endif
+        y[o] = sum + (bias ? bias[o] : 0);
+    }
+}
+
+// gx = g W, gw = g^T x at the connections, gb = sum of g. The connections by input: `offsets` (in + 1), their outputs `rows` and their
+// `places` in w. Scratch as in forward: xT where gw is asked for, gT; wT (out * k) where gx is asked for.
+extern "C" TARGET void NAME(backward)(const float* g, const float* x, const float* w, const int32_t* ids, const int32_t* rows,
+                                      const int32_t* places, const int32_t* offsets, float* gT, float* xT, float* wT, float* gx, float* gw,
+                                      float* gb, int64_t B, int64_t in, int64_t out, int64_t k, int64_t threads) {
+    using namespace SUFFIX;
+    const int64_t chunks = (B + CHUNK - 1) / CHUNK, in_blocks = (in + 15) / 16, out_blocks = (out + 15) / 16;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        if (gx) {
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < out * k; i++) wT[i] = w[places[i]];
+        }
+        if (gw) {
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < chunks * in_blocks; i++) into_chunk(x, xT, B, in, i / in_blocks * CHUNK, i % in_blocks * 16);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < chunks * out_blocks; i++) into_chunk(g, gT, B, out, i / out_blocks * CHUNK, i % out_blocks * 16);
+        if (gw || gb)
+            for (int64_t b = 0; b < B; b += CHUNK) {  // a thread has the same outputs in every chunk, so nobody waits
+#pragma omp for schedule(static) nowait
+                for (int64_t o = 0; o < out; o++) {
+                    int64_t width = chunk_width(B, b);
+                    const float* row = gT + b * out + o * width;
+                    if (gw) dots_chunk(row, xT + b * in, width, ids + o * k, k, gw + o * k, b > 0);
+                    if (gb) {
+                        Vec sum = {};
+                        for (int64_t p = 0; p < width; p += WIDTH) sum += load(row + p);
+                        gb[o] = (b ? gb[o] : 0) + total(sum);
+                    }
+                }
+            }
+        if (gx) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < chunks * in_blocks; i++) {
+                alignas(64) float tile[16 * CHUNK];
+                int64_t b = i / in_blocks * CHUNK, f = i % in_blocks * 16, n = least(16, in - f), width = chunk_width(B, b);
+                for (int64_t u = f; u < f + n; u++)
+                    combine_chunk(gT + b * out, width, wT + offsets[u], rows + offsets[u], offsets[u + 1] - offsets[u], 0,
+                                  tile + (u - f) * width);
+                transpose(tile, width, gx + b * in + f, in, n, least(CHUNK, B - b));
+            }
+        }
+    }
+}
+
+namespace SUFFIX {
+
+struct Lanes {
+    Vec part[16 / WIDTH];
+};
+
+// sum[o] += w[o] * x[lanes[o]] for 16 outputs o that read a block of 16 inputs
+TARGET static inline void add_entry(Lanes& sum, const float* w, const uint8_t* lanes, const float* x) {
+#if WIDTH == 16
+    sum.part[0] += load(w) * (Vec)_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), _mm512_loadu_ps(x));
+#elif WIDTH == 8
+    for (int h = 0; h < 2; h++) {
+        __m256i lane = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(lanes + 8 * h)));
+        __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), lane), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), lane);
+        sum.part[h] += load(w + 8 * h) * (Vec)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lane, 28)));
+    }
+#else
+    for (int h = 0; h < 16; h += WIDTH)
+        sum.part[h / WIDTH] += load(w + h) * Vec{x[lanes[h]], x[lanes[h + 1]], x[lanes[h + 2]], x[lanes[h + 3]]};
+#endif
+}
+
+// y = bias + the sum of the entries, for one row; four sums at a time hide the latency of the multiply-add.
+TARGET static inline void entries_row(const float* x, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n, const float* bias,
+                                      float* y) {
+    Lanes a[4] = {};
+    int64_t e = 0;
+    for (; e + 4 <= n; e += 4)
+        for (int u = 0; u < 4; u++) add_entry(a[u], w + 16 * (e + u), lanes + 16 * (e + u), x + 16 * (int64_t)ids[e + u]);
+    for (; e < n; e++) add_entry(a[0], w + 16 * e, lanes + 16 * e, x + 16 * (int64_t)ids[e]);
+    for (int h = 0; h < 16 / WIDTH; h++) {
+        Vec sum = (a[0].part[h] + a[1].part[h]) + (a[2].part[h] + a[3].part[h]);
+        store(y + h * WIDTH, bias ? sum + load(bias + h * WIDTH) : sum);
+    }
+}
+
+// Quads of 4 floats from their places in a row to block order, or back.
+TARGET static inline void gather_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
+    for (int64_t q = 0; q < n; q++) memcpy(to + 4 * q, from + quads[q], 16);
+}
+TARGET static inline void scatter_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
+    for (int64_t q = 0; q < n; q++) memcpy(to + quads[q], from + 4 * q, 16);
+}
+
+}  // namespace SUFFIX
+
+// y = x W^T + bias for the weights of a bundle in the order of its entries (packed.py). One pointer to what stays the same keeps the call
+// short: it takes as long as a small product.
+extern "C" TARGET void NAME(packed)(const Packed* p, const float* x, float* y, int64_t B, int64_t threads) {
+    using namespace SUFFIX;
+    float* ordered = p->quads ? (float*)malloc(B * p->in * 4) : nullptr;
+    for (int64_t b = 0; ordered && b < B; b++) gather_quads(x + b * p->in, ordered + b * p->in, p->quads, p->in / 4);
+    const float* from = ordered ? ordered : x;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t t = 0; t < p->out / 16; t++) {
+        int64_t e = t * p->k;
+        for (int64_t b = 0; b < B; b++)
+            entries_row(from + b * p->in, p->w + 16 * e, p->lanes + 16 * e, p->blocks + e, p->k, p->bias ? p->bias + 16 * t : nullptr,
+                        y + b * p->out + 16 * t);
+    }
+    free(ordered);
+}
+
+#if WIDTH == 16  // training a bundle: elsewhere the generic kernels are as fast
+
+namespace SUFFIX {
+
+TARGET static inline __m512i lanes_at(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+
+// y[r] = bias + sum over entries e of w[e] * permute(x[r, block ids[e]], lanes[e]) for R rows
+template <int R>
+TARGET static inline void entries(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
+                                  const float* bias, float* y, int64_t y_step) {
+    __m512 a[R];
+    for (int r = 0; r < R; r++) a[r] = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+    for (int64_t e = 0; e < n; e++) {
+        const float* p = x + 16 * (int64_t)ids[e];
+        __m512 weight = _mm512_loadu_ps(w + 16 * e);
+        __m512i lane = lanes_at(lanes + 16 * e);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) a[r] = _mm512_fmadd_ps(weight, _mm512_permutexvar_ps(lane, _mm512_loadu_ps(p + r * x_step)), a[r]);
+    }
+    for (int r = 0; r < R; r++) _mm512_storeu_ps(y + r * y_step, a[r]);
+}
+
+TARGET static inline void entries_rows(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
+                                       const float* bias, float* y, int64_t y_step, int64_t B) {
+    int64_t b = 0;
+    for (; b + 8 <= B; b += 8) entries<8>(x + b * x_step, x_step, w, lanes, ids, n, bias, y + b * y_step, y_step);
+    for (; b + 4 <= B; b += 4) entries<4>(x + b * x_step, x_step, w, lanes, ids, n, bias, y + b * y_step, y_step);
+    for (; b < B; b++) entries_row(x + b * x_step, w, lanes, ids, n, bias, y + b * y_step);
+}
+
+// gw[e] (+)= sum over rows of g[r] * permute(x[r, block ids[e]], lanes[e]) for J entries; g has 16 floats per row
+template <int J>
+TARGET static inline void entry_grads(const float* g, const float* x, int64_t x_step, const uint8_t* lanes, const int32_t* ids, int64_t rows,
+                                      float* gw, bool add) {
+    __m512 a[J];
+    __m512i lane[J];
+    const float* p[J];
+    for (int j = 0; j < J; j++) {
+        a[j] = add ? _mm512_loadu_ps(gw + 16 * j) : _mm512_setzero_ps();
+        lane[j] = lanes_at(lanes + 16 * j);
+        p[j] = x + 16 * (int64_t)ids[j];
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        __m512 grad = _mm512_loadu_ps(g + 16 * r);
+#pragma GCC unroll 16
+        for (int j = 0; j < J; j++) a[j] = _mm512_fmadd_ps(grad, _mm512_permutexvar_ps(lane[j], _mm512_loadu_ps(p[j] + r * x_step)), a[j]);
+    }
+    for (int j = 0; j < J; j++) _mm512_storeu_ps(gw + 16 * j, a[j]);
+}
+
+}  // namespace SUFFIX
+
+// y = x W^T + bias for a bundle: tile t of 16 outputs has entries (t, k) with `blocks` of 16 inputs and `lanes` (t, k, 16). `quads`
+// (in / 4) or null: where the blocks' floats lie in a row of x, four at a time; then xP (B, in) is scratch.
+// wt (t, k, 16): the weights by entry, written here unless w is null.
+extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, float* xP, const float* w, float* wt, const uint8_t* lanes,
+                                      const int32_t* blocks, const float* bias, float* y, int64_t B, int64_t in, int64_t out, int64_t k,
+                                      int64_t threads) {
+    using namespace SUFFIX;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        if (quads) {
+#pragma omp for schedule(static)
+            for (int64_t b = 0; b < B; b++) gather_quads(x + b * in, xP + b * in, quads, in / 4);
+        }
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < out / 16; t++) {
+            if (w) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
+            entries_rows(quads ? xP : x, in, wt + t * 16 * k, lanes + t * 16 * k, blocks + t * k, k,
+                         bias ? bias + 16 * t : nullptr, y + 16 * t, out, B);
+        }
+    }
+}
+
+// As `backward`. The entries by block of inputs: `offsets` (in / 16 + 1), their `tiles`, their `places` among (t, k) and the inverse lanes
+// `back` (out * k). Scratch: wt, wT (out * k); xP, gxP (B, in) with quads.
+extern "C" TARGET void bundle_backward(const float* g, const float* x, const int32_t* quads, float* xP, const float* w, float* wt, float* wT,
+                                       const uint8_t* lanes, const int32_t* blocks, const int32_t* offsets, const int32_t* tiles,
+                                       const int32_t* places, const uint8_t* back, float* gxP, float* gx, float* gw, float* gb, int64_t B,
+                                       int64_t in, int64_t out, int64_t k, int64_t threads) {
+    using namespace SUFFIX;
+    const int64_t most = 128;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        if (quads && gw) {
+#pragma omp for schedule(static)
+            for (int64_t b = 0; b < B; b++) gather_quads(x + b * in, xP + b * in, quads, in / 4);
+        }
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < out / 16; t++) {
+            alignas(64) float rows[16 * most];  // this tile's columns of g: their stride in g would collide in the cache
+            __m512 sum = _mm512_setzero_ps();
+            float* grad = wT + t * 16 * k;  // (k, 16), until the weights by block take the place
+            if (gx) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
+            for (int64_t b = 0; b < B && (gw || gb); b += most) {
+                int64_t n = least(most, B - b), e = 0;
+                for (int64_t r = 0; r < n; r++) {
+                    __m512 row = _mm512_loadu_ps(g + (b + r) * out + 16 * t);
+                    sum = _mm512_add_ps(sum, row);
+                    _mm512_store_ps(rows + 16 * r, row);
+                }
+                if (!gw) continue;
+                const float* from = (quads ? xP : x) + b * in;
+                const uint8_t* lane = lanes + t * 16 * k;
+                const int32_t* block = blocks + t * k;
+                for (; e + 8 <= k; e += 8) entry_grads<8>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
+                for (; e + 4 <= k; e += 4) entry_grads<4>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
+                for (; e < k; e++) entry_grads<1>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
+            }
+            if (gb) _mm512_storeu_ps(gb + 16 * t, sum);
+            if (gw) transpose(grad, 16, gw + t * 16 * k, k, k, 16);
+        }
+        if (gx) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < in / 16; i++) {
+                int64_t start = offsets[i], n = offsets[i + 1] - start;
+                for (int64_t e = start; e < start + n; e++)
+                    _mm512_storeu_ps(wT + 16 * e, _mm512_permutexvar_ps(lanes_at(back + 16 * e), _mm512_loadu_ps(wt + 16 * (int64_t)places[e])));
+                entries_rows(g, out, wT + 16 * start, back + 16 * start, tiles + start, n, nullptr, (quads ? gxP : gx) + 16 * i, in,
+                             B);
+            }
+            if (quads) {
+#pragma omp for schedule(static)
+                for (int64_t b = 0; b < B; b++) scatter_quads(gxP + b * in, gx + b * in, quads, in / 4);
+            }
+        }
+    }
+}
+
+#endif
+#endif

@@ -1,0 +1,125 @@
+"""Builds kernels.cpp with the system's C++ compiler at its first use, keeps the library in a cache folder, and loads it.
+
+The file's name in the cache is the digest of the source and the flags, so an edited source is built anew. $CXX names another compiler
+(CXX=none: no compiler), $SPRINTS_CACHE another folder than ~/.cache/sprintlab.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+ISAS = ("base", "avx2", "avx512")  # by the number that noodles_isa() returns
+FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
+_DARWIN = platform.system() == "Darwin"  # Apple's clang brings no OpenMP runtime: torch has loaded one
+OPENMP = ["-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"] if _DARWIN else ["-fopenmp"]
+# Pointers and then sizes of each function of kernels.cpp.
+SIGNATURES = {
+    "forward": (6, 5),
+    "forward_row": (5, 3),
+    "backward": (13, 5),
+    "packed": (3, 2),
+    "bundle_forward": (9, 5),
+    "bundle_backward": (17, 5),
+}
+
+
+class BuildError(RuntimeError):
+    """The kernels cannot be built or loaded here; the message says why, in one line."""
+
+
+class Kernels:
+    """The functions of the built library for one instruction set, this processor's best by default; `bundle` says if it has those of
+    bundles."""
+
+    def __init__(self, library: ctypes.CDLL, isa: str | None = None):
+        self.isa = isa or ISAS[library.noodles_isa()]
+        self.bundle = self.isa == "avx512"
+        for name, (pointers, sizes) in SIGNATURES.items():
+            bundle = name.startswith("bundle")
+            if bundle and not self.bundle:
+                continue
+            function = getattr(library, name if bundle else f"{name}_{self.isa}")
+            function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * sizes
+            function.restype = None
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> ctypes._CFuncPtr:
+        raise AttributeError(f"kernels.cpp has no function {name} for {self.isa}")
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels for this processor; None, after one warning that gives the reason, where they cannot be built."""
+    try:
+        return Kernels(library())
+    except BuildError as error:
+        warnings.warn(f"no C kernels, so engine 'torch' takes the place of 'c': {error}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def library() -> ctypes.CDLL:
+    """The library from the cache, built first where it is not there. Raises BuildError."""
+    source = SOURCE.read_bytes()
+    text = repr((FLAGS, OPENMP, platform.system(), platform.machine())).encode()
+    path = cache_folder() / f"noodles-{hashlib.sha256(source + text).hexdigest()[:16]}.so"
+    if not path.is_file():
+        compiler = find_compiler()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            build(compiler, path)
+        except OSError:  # a folder that cannot be written: build for this process only
+            with tempfile.TemporaryDirectory() as folder:
+                build(compiler, Path(folder) / path.name)
+                return _load(Path(folder) / path.name)
+    return _load(path)
+
+
+def cache_folder() -> Path:
+    """$SPRINTS_CACHE or ~/.cache/sprintlab, and in it the folder of built kernels."""
+    return Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / "kernels"
+
+
+def find_compiler() -> str:
+    """The path of $CXX, c++, g++ or clang++. Raises BuildError where there is none."""
+    asked = os.environ.get("CXX")
+    for name in [asked] if asked else ["c++", "g++", "clang++"]:
+        if found := shutil.which(name):
+            return found
+    raise BuildError(f"$CXX is {asked!r}, which is no program" if asked else "there is no C++ compiler (c++, g++, clang++)")
+
+
+def build(compiler: str, path: Path) -> None:
+    """Compile into `path`, whole or not at all; without OpenMP, that is on one thread, where the compiler has none.
+
+    Raises BuildError where the source does not compile and OSError where the folder cannot be written.
+    """
+    handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    try:
+        for openmp in (OPENMP, []):
+            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", name]
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if ran.returncode == 0:
+                os.replace(name, path)
+                return
+        lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or ["no message"]
+        raise BuildError(f"{compiler} failed: {lines[0]}")
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{compiler} did not finish in {error.timeout:.0f} seconds") from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(f"the built library does not load: {error}") from None

@@ -1,0 +1,78 @@
+"""A trained bundle for inference: weights in the order in which the kernel reads them."""
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .engines import pointer, thread_count
+from .kernels import kernels
+from .structure import Bundle
+from .wiring import LANES
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "lanes", "blocks", "quads")),
+        *((name, ctypes.c_int64) for name in ("in_features", "out_features", "fan_in")),
+    ]
+
+
+class PackedLayer(nn.Module):
+    """y = x W^T + bias, float32 on the CPU, without gradients; made by SpaghettiLayer.pack().
+
+    x (..., in_features) -> (..., out_features). Without a compiler it gathers with torch, which is right and slow.
+    """
+
+    weight: Tensor
+    lanes: Tensor
+    blocks: Tensor
+    quads: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, bundle: Bundle):
+        """weight (out, k) and bias (out,) of a layer whose wiring is `bundle`."""
+        super().__init__()
+        self.in_features, self.out_features, self.fan_in = bundle.in_features, *weight.shape
+        tiles = weight.detach().reshape(-1, LANES, self.fan_in).transpose(1, 2)
+        self.register_buffer("weight", tiles.contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.register_buffer("lanes", bundle.lanes)
+        self.register_buffer("blocks", bundle.blocks)
+        self.register_buffer("quads", bundle.quads)
+        self._plan: tuple[_Plan, list[int | None]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features or x.dtype is not torch.float32 or not x.is_cpu:
+            raise ValueError(f"expected float32 (..., {self.in_features}) on the CPU; got {x.dtype} {tuple(x.shape)} on {x.device}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("a packed layer has no gradients: call it under torch.no_grad(), or train the layer it was packed from")
+        lib = kernels()
+        if lib is None:
+            return self._gather(x)
+        x, y = x.contiguous(), x.new_empty((*x.shape[:-1], self.out_features))
+        rows = math.prod(x.shape[:-1])
+        plan = self._address()
+        lib.packed(plan, x.data_ptr(), y.data_ptr(), rows, thread_count(rows * self.weight.numel()))
+        return y
+
+    def _address(self) -> int:
+        """The address of the plan, made anew when the tensors have moved."""
+        buffers = self._buffers
+        key = [pointer(buffers[name]) for name, _ in _Plan._fields_[:5]]
+        if self._plan is None or self._plan[1] != key:
+            self._plan = _Plan(*key, self.in_features, self.out_features, self.fan_in), key
+        return ctypes.addressof(self._plan[0])
+
+    def _gather(self, x: Tensor) -> Tensor:
+        if self.quads is not None:
+            x = x.unflatten(-1, (-1, 4))[..., self.quads.long() // 4, :].flatten(-2)
+        y = (x[..., self.blocks.long()[:, :, None] * LANES + self.lanes.long()] * self.weight).sum(-2).flatten(-2)
+        return y if self.bias is None else y + self.bias
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_plan": None}
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, fan_in={self.fan_in}"
