@@ -22,8 +22,8 @@ Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structure, engine: str) -> Tensor:
     """x (B, in), weight (out, k), bias (out,) or None -> (B, out). Raises ValueError where the engine cannot take them."""
-    engine = resolve(engine, x)
-    if engine == "masked" or x.numel() == 0 or torch.compiler.is_compiling():
+    engine = "masked" if x.numel() == 0 or torch.compiler.is_compiling() else resolve(engine, x)
+    if engine == "masked":
         return F.linear(x, dense(weight, structure), bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
         return SparseLinear.apply(x, weight, bias, structure, engine)
@@ -63,8 +63,8 @@ class SparseLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
         x, weight = ctx.saved_tensors
+        function = masked_backward if torch.is_grad_enabled() else BACKWARD[ctx.engine]
         with torch.autocast(g.device.type, enabled=False):
-            function = masked_backward if torch.is_grad_enabled() else BACKWARD[ctx.engine]
             return *function(g, x, weight, ctx.structure, ctx.needs_input_grad[:3]), None, None
 
 

@@ -1,7 +1,7 @@
 """Builds kernels.cpp with the system's C++ compiler at its first use, keeps the library in a cache folder, and loads it.
 
-The file's name in the cache is the digest of the source and the flags, so an edited source is built anew. $CXX names another compiler
-(CXX=none: no compiler), $SPRINTS_CACHE another folder than ~/.cache/sprintlab.
+The file's name in the cache is the digest of the source and the flags, so an edited source is built anew.
+$CXX names another compiler (CXX=none: no compiler), $SPRINTS_CACHE another folder than ~/.cache/sprintlab.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -36,8 +37,17 @@ class BuildError(RuntimeError):
 
 
 class Kernels:
-    """The functions of the built library for one instruction set, this processor's best by default; `bundle` says if it has those of
-    bundles."""
+    """The functions of the built library for one instruction set, by default the best of this processor.
+
+    The two that train bundles exist where `bundle` is true.
+    """
+
+    forward: Callable[..., None]
+    forward_row: Callable[..., None]
+    backward: Callable[..., None]
+    packed: Callable[..., None]
+    bundle_forward: Callable[..., None]
+    bundle_backward: Callable[..., None]
 
     def __init__(self, library: ctypes.CDLL, isa: str | None = None):
         self.isa = isa or ISAS[library.noodles_isa()]
@@ -50,9 +60,6 @@ class Kernels:
             function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * sizes
             function.restype = None
             setattr(self, name, function)
-
-    def __getattr__(self, name: str) -> ctypes._CFuncPtr:
-        raise AttributeError(f"kernels.cpp has no function {name} for {self.isa}")
 
 
 @functools.cache

@@ -11,10 +11,12 @@ from .kernels import kernels
 from .structure import Bundle
 from .wiring import LANES
 
+TENSORS = ("weight", "bias", "lanes", "blocks", "quads")
 
-class _Plan(ctypes.Structure):
+
+class _Plan(ctypes.Structure):  # `Packed` in kernels.cpp
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "lanes", "blocks", "quads")),
+        *((name, ctypes.c_void_p) for name in TENSORS),
         *((name, ctypes.c_int64) for name in ("in_features", "out_features", "fan_in")),
     ]
 
@@ -47,7 +49,7 @@ class PackedLayer(nn.Module):
         if x.shape[-1] != self.in_features or x.dtype is not torch.float32 or not x.is_cpu:
             raise ValueError(f"expected float32 (..., {self.in_features}) on the CPU; got {x.dtype} {tuple(x.shape)} on {x.device}")
         if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError("a packed layer has no gradients: call it under torch.no_grad(), or train the layer it was packed from")
+            raise RuntimeError("a packed layer has no gradients: use torch.no_grad(), or the layer it was packed from")
         lib = kernels()
         if lib is None:
             return self._gather(x)
@@ -59,8 +61,7 @@ class PackedLayer(nn.Module):
 
     def _address(self) -> int:
         """The address of the plan, made anew when the tensors have moved."""
-        buffers = self._buffers
-        key = [pointer(buffers[name]) for name, _ in _Plan._fields_[:5]]
+        key = [pointer(self._buffers[name]) for name in TENSORS]
         if self._plan is None or self._plan[1] != key:
             self._plan = _Plan(*key, self.in_features, self.out_features, self.fan_in), key
         return ctypes.addressof(self._plan[0])

@@ -90,6 +90,8 @@ class SpaghettiLayer(nn.Module):
     @property
     def structure(self) -> Structure:
         """What the engines derive from the indices; made anew, and the indices checked, whenever they have changed."""
+        if torch.compiler.is_compiling():
+            return Structure(self.indices, self.in_features, self.grid)
         version = 0 if self.indices.is_inference() else self.indices._version
         if self._known is None or self._known[0] is not self.indices or self._known[1] != version:
             wirings.check(self.indices, self.in_features)
@@ -111,7 +113,7 @@ class SpaghettiLayer(nn.Module):
 
     @torch.no_grad()
     def rewire(self, indices: Tensor) -> None:
-        """Take over another wiring of the same shape; the weights stay where they are in the table. ValueError if it does not fit."""
+        """Take over another wiring of the same shape; the weights keep their places in the table. ValueError if it does not fit."""
         if indices.shape != self.indices.shape:
             raise ValueError(f"the wiring is {tuple(self.indices.shape)}; got {tuple(indices.shape)}")
         wirings.check(indices, self.in_features)
@@ -188,6 +190,10 @@ class SpaghettiNet(nn.Sequential):
         for place in range(1, len(sizes) - 2):
             layers += [nn.ReLU(), SpaghettiLayer(sizes[place], sizes[place + 1], wiring=later, seed=seed + place, **options)]
         super().__init__(*layers, nn.ReLU(), readout(sizes[-2], sizes[-1], seed + len(sizes)))
+
+    def __getitem__(self, idx):
+        """A layer, or for a slice a plain nn.Sequential of them."""
+        return nn.Sequential(*self)[idx]
 
 
 class NoodleDAG(nn.Module):
@@ -267,7 +273,7 @@ def param_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 
 
 def adopt_wiring(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Give the sparse layers the wirings of a state dict, for instance of a model that a Rewirer changed, so that it can be loaded."""
+    """Give the sparse layers the wirings of a state dict, say of a model that a Rewirer changed, so that it can be loaded."""
     for name, layer in model.named_modules():
         if isinstance(layer, SpaghettiLayer) and (key := f"{name}.indices".lstrip(".")) in state_dict:
             layer.rewire(state_dict[key])
@@ -275,4 +281,5 @@ def adopt_wiring(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
 
 def _linear(in_features: int, out_features: int, bias: bool, like: Tensor) -> nn.Linear:
     """An nn.Linear whose values are still to be set: torch's global generator is not touched."""
-    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias, device=like.device, dtype=like.dtype)
+    made = nn.Linear(in_features, out_features, bias=bias, device="meta", dtype=like.dtype)
+    return made.to_empty(device=like.device)

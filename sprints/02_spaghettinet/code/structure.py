@@ -34,8 +34,8 @@ def by_input(table: Tensor, n: int, lanes: Tensor | None = None) -> ByInput:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """Tiles of 16 outputs: `blocks` int32 (tiles, k), `lanes` uint8 (tiles, k, 16) read by each output, and `quads` int32 (in / 4), where
-    in a row of x the floats of the blocks lie, four at a time (None: in their order)."""
+    """Tiles of 16 outputs: `blocks` int32 (tiles, k), `lanes` uint8 (tiles, k, 16) that each output reads, `quads` int32 (in / 4):
+    where in a row of x the floats of the blocks lie, four at a time (None: in their order)."""
 
     in_features: int
     blocks: Tensor

@@ -52,9 +52,11 @@ def variance(in_features: int, out_features: int, fan_in: int, generator: torch.
     if input_std.shape != (in_features,) or not bool(((input_std >= 0) & input_std.isfinite()).all()):
         raise ValueError(f"input_std must hold {in_features} finite values of at least 0; got shape {tuple(input_std.shape)}")
     odds = input_std.detach().cpu().float().clamp_min(1e-9).log()
-    return _largest(
-        out_features, in_features, fan_in, lambda rows: odds - torch.rand(len(rows), in_features, generator=generator).log().neg().log()
-    )
+
+    def scores(rows: Tensor) -> Tensor:
+        return odds - torch.rand(len(rows), in_features, generator=generator).log().neg().log()
+
+    return _largest(out_features, in_features, fan_in, scores)
 
 
 def small_world(
@@ -103,7 +105,7 @@ def local_bundle(
     grid: tuple[int, int],
     rewire_p: float = 0.1,
 ) -> Tensor:
-    """A bundle whose blocks are patches of 4 x 4 pixels: a share 1 - rewire_p of a tile's list lies around its place on the grid."""
+    """A bundle of patches of 4 x 4 pixels: a share 1 - rewire_p of a tile's list lies around its place on the grid."""
     tiles, blocks = _bundle_shape(in_features, out_features)
     order = patch_order(grid, in_features)
     local = max(1, round((1 - rewire_p) * fan_in))
@@ -145,9 +147,7 @@ def skip(
     skips = skips.clamp(max(0, fan_in - len(previous)), min(earlier, fan_in))
     near = torch.rand(out_features, len(previous), generator=generator).argsort(1)[:, :fan_in] + previous.start
     far = torch.rand(out_features, earlier, generator=generator).argsort(1)[:, :fan_in]
-    taken = torch.cat(
-        [torch.arange(near.shape[1]) < (fan_in - skips)[:, None], torch.arange(far.shape[1]) < skips[:, None]], dim=1
-    )
+    taken = torch.cat([torch.arange(near.shape[1]) < (fan_in - skips)[:, None], torch.arange(far.shape[1]) < skips[:, None]], dim=1)
     return torch.cat([near, far], dim=1)[taken].reshape(out_features, fan_in).sort(1).values.int()
 
 
@@ -197,7 +197,7 @@ def _distance(rows: Tensor, in_features: int, out_features: int, grid: tuple[int
 
 def _bundle_shape(in_features: int, out_features: int) -> tuple[int, int]:
     if in_features % LANES or out_features % LANES:
-        raise ValueError(f"a bundle needs in_features and out_features that are multiples of {LANES}; got {in_features}, {out_features}")
+        raise ValueError(f"a bundle needs multiples of {LANES} inputs and outputs; got {in_features} and {out_features}")
     return out_features // LANES, in_features // LANES
 
 

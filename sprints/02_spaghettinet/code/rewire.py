@@ -1,0 +1,101 @@
+"""Sparse layers that change their wiring while they learn."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .spaghettinet import SpaghettiLayer
+
+Method = Literal["set", "rigl"]
+
+
+class Rewirer:
+    """Every `every` steps each output drops its weakest connections and grows as many others, so its fan-in stays.
+
+    method: "set" grows at random (doi:10.1038/s41467-018-04316-3), "rigl" where the gradient is largest (arXiv:1911.11134).
+    fraction: share of connections moved at first; falls as half a cosine to 0 at step `until` * `steps`, where rewiring ends.
+    steps: of the whole training.  seed: of the random growth.
+
+    Call step() once per optimizer step, after backward(). A new connection starts at 0 with no gradient and no optimizer state;
+    those that stay keep theirs. A bundle that is rewired is no bundle any more. ValueError where the optimizer lacks a weight.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        method: Method = "set",
+        *,
+        steps: int,
+        fraction: float = 0.3,
+        every: int = 100,
+        until: float = 0.75,
+        seed: int = 0,
+    ):
+        if method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+        if not (0 < fraction <= 1 and 0 < until <= 1 and min(steps, every) >= 1):
+            got = f"{fraction}, {until}, {steps}, {every}"
+            raise ValueError(f"fraction and until must be in (0, 1], steps and every at least 1; got {got}")
+        self.layers = [layer for layer in model.modules() if isinstance(layer, SpaghettiLayer) and layer.fan_in < layer.in_features]
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not self.layers or any(id(layer.weight) not in held for layer in self.layers):
+            raise ValueError("the model has no sparse layer, or the optimizer does not hold its weight")
+        self.optimizer, self.method, self.fraction, self.every = optimizer, method, fraction, every
+        self.end, self.count = until * steps, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self._grads: dict[SpaghettiLayer, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+        if method == "rigl":
+            self._hooks = [layer.register_forward_hook(self._watch) for layer in self.layers]
+
+    def step(self) -> bool:
+        """Count one optimizer step; True where it rewired."""
+        due = self._due()
+        self.count += 1
+        if due:
+            share = self.fraction / 2 * (1 + math.cos(math.pi * (self.count - 1) / self.end))
+            for layer in self.layers:
+                self._rewire(layer, share)
+            self._grads.clear()
+        return due
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _due(self) -> bool:
+        return self.count % self.every == self.every - 1 and self.count < self.end
+
+    @torch.no_grad()
+    def _rewire(self, layer: SpaghettiLayer, share: float) -> None:
+        weight, indices = layer.weight, layer.indices.long()
+        count = min(max(1, int(share * layer.fan_in)), layer.in_features - layer.fan_in)
+        if self.method == "set":
+            score = torch.rand(len(weight), layer.in_features, generator=self.generator).to(weight.device)
+        elif layer in self._grads:
+            score = self._grads[layer].abs()
+        else:
+            raise RuntimeError("RigL grows by gradient: run forward and backward in training mode before every step()")
+        dropped = weight.abs().topk(count, dim=1, largest=False).indices
+        grown = score.scatter(1, indices, -1.0).topk(count, dim=1).indices
+        layer.rewire(indices.scatter(1, dropped, grown))
+        for tensor in (weight, weight.grad, *self.optimizer.state.get(weight, {}).values()):
+            if torch.is_tensor(tensor) and tensor.shape == weight.shape:
+                tensor.scatter_(1, dropped, 0.0)
+
+    def _watch(self, layer: SpaghettiLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the dense gradient (out, in) of a layer in the step that will need it."""
+        if not (self._due() and layer.training and output.requires_grad):
+            return
+        x = inputs[0].detach().reshape(-1, layer.in_features)
+
+        def keep(grad: Tensor) -> None:
+            dense = grad.detach().reshape(-1, layer.out_features).t() @ x.to(grad.dtype)
+            self._grads[layer] = self._grads[layer] + dense if layer in self._grads else dense
+
+        output.register_hook(keep)
