@@ -36,7 +36,7 @@ struct Packed {  // packed.py has the same
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#include __FILE__
+#include "kernels.cpp"
 #undef WIDTH
 #undef SUFFIX
 #undef TARGET
@@ -47,7 +47,7 @@ struct Packed {  // packed.py has the same
 #define TARGET __attribute__((target("avx2,fma")))
 #define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#include __FILE__
+#include "kernels.cpp"
 #undef WIDTH
 #undef SUFFIX
 #undef TARGET
@@ -60,7 +60,7 @@ struct Packed {  // packed.py has the same
 #define TARGET
 #define ZIP_LOW 0, 4, 1, 5
 #define ZIP_HIGH 2, 6, 3, 7
-#include __FILE__
+#include "kernels.cpp"
 
 // The best instruction set of this processor: 2 AVX-512, 1 AVX2, 0 the base of its architecture.
 extern "C" int noodles_isa() {
@@ -92,11 +92,16 @@ TARGET static inline float total(Vec v) {
     return sum;
 }
 
-// to[c][r] = from[r][c]
+// to[c][r] = from[r][c]. The last square of a side overlaps the one before it, so that only matrices below one square go one by one.
 TARGET static void transpose(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t columns) {
-    int64_t whole_rows = rows - rows % WIDTH, whole_columns = columns - columns % WIDTH;
-    for (int64_t c = 0; c < whole_columns; c += WIDTH)
-        for (int64_t r = 0; r < whole_rows; r += WIDTH) {
+    if (rows < WIDTH || columns < WIDTH) {
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < columns; c++) to[c * to_step + r] = from[r * from_step + c];
+        return;
+    }
+    for (int64_t i = 0; i < columns; i += WIDTH)
+        for (int64_t j = 0; j < rows; j += WIDTH) {
+            int64_t c = least(i, columns - WIDTH), r = least(j, rows - WIDTH);
             Vec v[WIDTH], t[WIDTH];
             for (int i = 0; i < WIDTH; i++) v[i] = load(from + (r + i) * from_step + c);
             for (int span = 1; span < WIDTH; span *= 2) {
@@ -108,14 +113,14 @@ TARGET static void transpose(const float* from, int64_t from_step, float* to, in
             }
             for (int i = 0; i < WIDTH; i++) store(to + (c + i) * to_step + r, v[i]);
         }
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_step + r] = from[r * from_step + c];
 }
 
-// The sums of WIDTH vectors, as one vector.
+// The sums of 2 N = WIDTH vectors, as one vector.
+template <int N>
 TARGET static inline Vec totals(Vec* v) {
-    for (int n = WIDTH / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) v[i] = SHUFFLE(v[i], v[i + n], ZIP_LOW) + SHUFFLE(v[i], v[i + n], ZIP_HIGH);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) v[i] = SHUFFLE(v[i], v[i + N], ZIP_LOW) + SHUFFLE(v[i], v[i + N], ZIP_HIGH);
+    if constexpr (N > 1) return totals<N / 2>(v);
     return v[0];
 }
 
@@ -163,20 +168,32 @@ TARGET static inline void dots(const float* g, const float* x, int64_t step, con
     for (int u = 0; u < WIDTH; u++) {
         const float* p = x + ids[u] * step;
         Vec a = sums[u];
+#pragma GCC unroll 4
         for (int t = 0; t < T; t++) a += q[t] * load(p + t * WIDTH);
         sums[u] = a;
     }
+}
+
+// <g, x[ids[u]]> for WIDTH of them: in a whole chunk of AVX-512 all sums stay in registers.
+TARGET static inline Vec dots_at_once(const float* g, const float* x, int64_t width, const int32_t* ids) {
+    Vec sums[WIDTH] = {};
+    dots<4>(g, x, width, ids, sums);
+    return totals<WIDTH / 2>(sums);
+}
+
+TARGET __attribute__((noinline)) static Vec dots_in_parts(const float* g, const float* x, int64_t width, const int32_t* ids) {
+    Vec sums[WIDTH] = {};
+    int64_t p = 0;
+    for (; p + 4 * WIDTH <= width; p += 4 * WIDTH) dots<4>(g + p, x + p, width, ids, sums);
+    for (; p < width; p += WIDTH) dots<1>(g + p, x + p, width, ids, sums);
+    return totals<WIDTH / 2>(sums);
 }
 
 // gw[j] (+)= <g, x[ids[j]]> over the rows of a chunk
 TARGET static void dots_chunk(const float* g, const float* x, int64_t width, const int32_t* ids, int64_t n, float* gw, bool add) {
     int64_t j = 0;
     for (; j + WIDTH <= n; j += WIDTH) {
-        Vec sums[WIDTH] = {};
-        int64_t p = 0;
-        for (; p + 4 * WIDTH <= width; p += 4 * WIDTH) dots<4>(g + p, x + p, width, ids + j, sums);
-        for (; p < width; p += WIDTH) dots<1>(g + p, x + p, width, ids + j, sums);
-        Vec sum = totals(sums);
+        Vec sum = width == 4 * WIDTH ? dots_at_once(g, x, width, ids + j) : dots_in_parts(g, x, width, ids + j);
         store(gw + j, add ? load(gw + j) + sum : sum);
     }
     for (; j < n; j++) {
@@ -372,43 +389,63 @@ TARGET static inline void entries(const float* x, int64_t x_step, const float* w
     for (int r = 0; r < R; r++) _mm512_storeu_ps(y + r * y_step, a[r]);
 }
 
-TARGET static inline void entries_rows(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
-                                       const float* bias, float* y, int64_t y_step, int64_t B) {
-    int64_t b = 0;
-    for (; b + 8 <= B; b += 8) entries<8>(x + b * x_step, x_step, w, lanes, ids, n, bias, y + b * y_step, y_step);
-    for (; b + 4 <= B; b += 4) entries<4>(x + b * x_step, x_step, w, lanes, ids, n, bias, y + b * y_step, y_step);
-    for (; b < B; b++) entries_row(x + b * x_step, w, lanes, ids, n, bias, y + b * y_step);
+// Segments s0 to s1 for all rows. Segment s has the entries offsets[s] to offsets[s + 1], or k of them where offsets is null. A few rows at
+// a time for all segments: the rows stay in the first cache, the weights in the second.
+TARGET static void segments(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, const int32_t* offsets,
+                            int64_t k, int64_t s0, int64_t s1, const float* bias, float* y, int64_t y_step, int64_t B) {
+    for (int64_t b = 0, rows; b < B; b += rows) {
+        rows = B - b >= 8 ? 8 : B - b >= 4 ? 4 : 1;
+        const float* from = x + b * x_step;
+        for (int64_t s = s0; s < s1; s++) {
+            int64_t e = offsets ? offsets[s] : s * k, n = offsets ? offsets[s + 1] - e : k;
+            const float* shift = bias ? bias + 16 * s : nullptr;
+            float* to = y + b * y_step + 16 * s;
+            if (rows == 8)
+                entries<8>(from, x_step, w + 16 * e, lanes + 16 * e, ids + e, n, shift, to, y_step);
+            else if (rows == 4)
+                entries<4>(from, x_step, w + 16 * e, lanes + 16 * e, ids + e, n, shift, to, y_step);
+            else
+                entries_row(from, w + 16 * e, lanes + 16 * e, ids + e, n, shift, to);
+        }
+    }
 }
 
-// gw[e] (+)= sum over rows of g[r] * permute(x[r, block ids[e]], lanes[e]) for J entries; g has 16 floats per row
-template <int J>
-TARGET static inline void entry_grads(const float* g, const float* x, int64_t x_step, const uint8_t* lanes, const int32_t* ids, int64_t rows,
-                                      float* gw, bool add) {
-    __m512 a[J];
-    __m512i lane[J];
-    const float* p[J];
-    for (int j = 0; j < J; j++) {
-        a[j] = add ? _mm512_loadu_ps(gw + 16 * j) : _mm512_setzero_ps();
-        lane[j] = lanes_at(lanes + 16 * j);
-        p[j] = x + 16 * (int64_t)ids[j];
+// gw[e] (+)= sum over R rows of g[r] * permute(x[r, block ids[e]], lanes[e]), and gb the sum of g; g is a tile's first column
+template <int R>
+TARGET static inline void entry_grads(const float* g, int64_t g_step, const float* x, int64_t x_step, const uint8_t* lanes, const int32_t* ids,
+                                      int64_t n, float* gw, float* gb, bool add) {
+    __m512 grad[R], sum = add && gb ? _mm512_loadu_ps(gb) : _mm512_setzero_ps();
+    for (int r = 0; r < R; r++) {
+        grad[r] = _mm512_loadu_ps(g + r * g_step);
+        sum = _mm512_add_ps(sum, grad[r]);
     }
-    for (int64_t r = 0; r < rows; r++) {
-        __m512 grad = _mm512_loadu_ps(g + 16 * r);
+    if (gb) _mm512_storeu_ps(gb, sum);
+    for (int64_t e = 0; gw && e < n; e++) {
+        const float* p = x + 16 * (int64_t)ids[e];
+        __m512i lane = lanes_at(lanes + 16 * e);
+        __m512 a = add ? _mm512_loadu_ps(gw + 16 * e) : _mm512_setzero_ps();
 #pragma GCC unroll 16
-        for (int j = 0; j < J; j++) a[j] = _mm512_fmadd_ps(grad, _mm512_permutexvar_ps(lane[j], _mm512_loadu_ps(p[j] + r * x_step)), a[j]);
+        for (int r = 0; r < R; r++) a = _mm512_fmadd_ps(grad[r], _mm512_permutexvar_ps(lane, _mm512_loadu_ps(p + r * x_step)), a);
+        _mm512_storeu_ps(gw + 16 * e, a);
     }
-    for (int j = 0; j < J; j++) _mm512_storeu_ps(gw + 16 * j, a[j]);
+}
+
+// Segments that one thread takes at a time: at most a quarter of a megabyte of weights and lanes, and some for every thread.
+TARGET static inline int64_t group_size(int64_t segments, int64_t entries, int64_t threads) {
+    int64_t fit = (1 << 18) * segments / (80 * entries), share = (segments + threads - 1) / threads;
+    return fit < 1 ? 1 : least(fit, share);
 }
 
 }  // namespace SUFFIX
 
 // y = x W^T + bias for a bundle: tile t of 16 outputs has entries (t, k) with `blocks` of 16 inputs and `lanes` (t, k, 16). `quads`
 // (in / 4) or null: where the blocks' floats lie in a row of x, four at a time; then xP (B, in) is scratch.
-// wt (t, k, 16): the weights by entry, written here unless w is null.
+// wt (t, k, 16), scratch: the weights by entry.
 extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, float* xP, const float* w, float* wt, const uint8_t* lanes,
                                       const int32_t* blocks, const float* bias, float* y, int64_t B, int64_t in, int64_t out, int64_t k,
                                       int64_t threads) {
     using namespace SUFFIX;
+    const int64_t tiles = out / 16, size = group_size(tiles, tiles * k, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         if (quads) {
@@ -416,10 +453,10 @@ extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, floa
             for (int64_t b = 0; b < B; b++) gather_quads(x + b * in, xP + b * in, quads, in / 4);
         }
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < out / 16; t++) {
-            if (w) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
-            entries_rows(quads ? xP : x, in, wt + t * 16 * k, lanes + t * 16 * k, blocks + t * k, k,
-                         bias ? bias + 16 * t : nullptr, y + 16 * t, out, B);
+        for (int64_t first = 0; first < tiles; first += size) {
+            int64_t last = least(first + size, tiles);
+            for (int64_t t = first; t < last; t++) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
+            segments(quads ? xP : x, in, wt, lanes, blocks, nullptr, k, first, last, bias, y, out, B);
         }
     }
 }
@@ -431,7 +468,9 @@ extern "C" TARGET void bundle_backward(const float* g, const float* x, const int
                                        const int32_t* places, const uint8_t* back, float* gxP, float* gx, float* gw, float* gb, int64_t B,
                                        int64_t in, int64_t out, int64_t k, int64_t threads) {
     using namespace SUFFIX;
-    const int64_t most = 128;
+    const int64_t out_tiles = out / 16, in_blocks = in / 16;
+    const int64_t out_size = group_size(out_tiles, out_tiles * k, threads), in_size = group_size(in_blocks, out_tiles * k, threads);
+    const float* from = quads ? xP : x;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         if (quads && gw) {
@@ -439,37 +478,34 @@ extern "C" TARGET void bundle_backward(const float* g, const float* x, const int
             for (int64_t b = 0; b < B; b++) gather_quads(x + b * in, xP + b * in, quads, in / 4);
         }
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < out / 16; t++) {
-            alignas(64) float rows[16 * most];  // this tile's columns of g: their stride in g would collide in the cache
-            __m512 sum = _mm512_setzero_ps();
-            float* grad = wT + t * 16 * k;  // (k, 16), until the weights by block take the place
-            if (gx) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
-            for (int64_t b = 0; b < B && (gw || gb); b += most) {
-                int64_t n = least(most, B - b), e = 0;
-                for (int64_t r = 0; r < n; r++) {
-                    __m512 row = _mm512_loadu_ps(g + (b + r) * out + 16 * t);
-                    sum = _mm512_add_ps(sum, row);
-                    _mm512_store_ps(rows + 16 * r, row);
+        for (int64_t first = 0; first < out_tiles; first += out_size) {
+            int64_t last = least(first + out_size, out_tiles);
+            for (int64_t b = 0, rows; (gw || gb) && b < B; b += rows) {
+                rows = B - b >= 8 ? 8 : B - b >= 4 ? 4 : 1;
+                for (int64_t t = first; t < last; t++) {
+                    float *grad = gw ? wT + t * 16 * k : nullptr, *shift = gb ? gb + 16 * t : nullptr;  // (k, 16), for now in wT
+                    const float *row = g + b * out + 16 * t, *read = from + b * in;
+                    const uint8_t* lane = lanes + t * 16 * k;
+                    if (rows == 8)
+                        entry_grads<8>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
+                    else if (rows == 4)
+                        entry_grads<4>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
+                    else
+                        entry_grads<1>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
                 }
-                if (!gw) continue;
-                const float* from = (quads ? xP : x) + b * in;
-                const uint8_t* lane = lanes + t * 16 * k;
-                const int32_t* block = blocks + t * k;
-                for (; e + 8 <= k; e += 8) entry_grads<8>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
-                for (; e + 4 <= k; e += 4) entry_grads<4>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
-                for (; e < k; e++) entry_grads<1>(rows, from, in, lane + 16 * e, block + e, n, grad + 16 * e, b > 0);
             }
-            if (gb) _mm512_storeu_ps(gb + 16 * t, sum);
-            if (gw) transpose(grad, 16, gw + t * 16 * k, k, k, 16);
+            for (int64_t t = first; t < last; t++) {
+                if (gw) transpose(wT + t * 16 * k, 16, gw + t * 16 * k, k, k, 16);
+                if (gx) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
+            }
         }
         if (gx) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < in / 16; i++) {
-                int64_t start = offsets[i], n = offsets[i + 1] - start;
-                for (int64_t e = start; e < start + n; e++)
+            for (int64_t first = 0; first < in_blocks; first += in_size) {
+                int64_t last = least(first + in_size, in_blocks);
+                for (int64_t e = offsets[first]; e < offsets[last]; e++)
                     _mm512_storeu_ps(wT + 16 * e, _mm512_permutexvar_ps(lanes_at(back + 16 * e), _mm512_loadu_ps(wt + 16 * (int64_t)places[e])));
-                entries_rows(g, out, wT + 16 * start, back + 16 * start, tiles + start, n, nullptr, (quads ? gxP : gx) + 16 * i, in,
-                             B);
+                segments(g, out, wT, back, tiles, offsets, 0, first, last, nullptr, quads ? gxP : gx, in, B);
             }
             if (quads) {
 #pragma omp for schedule(static)

@@ -43,7 +43,7 @@ class PackedLayer(nn.Module):
         self.register_buffer("lanes", bundle.lanes)
         self.register_buffer("blocks", bundle.blocks)
         self.register_buffer("quads", bundle.quads)
-        self._plan: tuple[_Plan, list[int | None]] | None = None
+        self._plan: tuple[_Plan, Tensor, Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features or x.dtype is not torch.float32 or not x.is_cpu:
@@ -55,15 +55,15 @@ class PackedLayer(nn.Module):
             return self._gather(x)
         x, y = x.contiguous(), x.new_empty((*x.shape[:-1], self.out_features))
         rows = math.prod(x.shape[:-1])
-        plan = self._address()
-        lib.packed(plan, x.data_ptr(), y.data_ptr(), rows, thread_count(rows * self.weight.numel()))
+        lib.packed(self._address(), x.data_ptr(), y.data_ptr(), rows, thread_count(rows * self.out_features * self.fan_in))
         return y
 
     def _address(self) -> int:
-        """The address of the plan, made anew when the tensors have moved."""
-        key = [pointer(self._buffers[name]) for name in TENSORS]
-        if self._plan is None or self._plan[1] != key:
-            self._plan = _Plan(*key, self.in_features, self.out_features, self.fan_in), key
+        """The address of the plan; made anew when the tensors are others, for instance after .to() or load_state_dict(assign=True)."""
+        weight, bias = self._buffers["weight"], self._buffers["bias"]
+        if self._plan is None or self._plan[1] is not weight or self._plan[2] is not bias:
+            plan = _Plan(*(pointer(self._buffers[name]) for name in TENSORS), self.in_features, self.out_features, self.fan_in)
+            self._plan = plan, self.weight, bias
         return ctypes.addressof(self._plan[0])
 
     def _gather(self, x: Tensor) -> Tensor:
