@@ -62,10 +62,12 @@ class SparseLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
+        if torch.is_autocast_enabled(g.device.type):
+            with torch.autocast(g.device.type, enabled=False):
+                return SparseLinear.backward(ctx, g)
         x, weight = ctx.saved_tensors
         function = masked_backward if torch.is_grad_enabled() else BACKWARD[ctx.engine]
-        with torch.autocast(g.device.type, enabled=False):
-            return *function(g, x, weight, ctx.structure, ctx.needs_input_grad[:3]), None, None
+        return *function(g, x, weight, ctx.structure, ctx.needs_input_grad[:3]), None, None
 
 
 def masked_backward(g: Tensor, x: Tensor, weight: Tensor, structure: Structure, needs: tuple[bool, ...]) -> Grads:

@@ -1,5 +1,6 @@
-// Kernels of the sparse layer, float32. One body, compiled for AVX-512, AVX2 and the base instructions (SSE2, NEON or scalar) through
-// function target attributes by including this file from itself; kernels.py asks `noodles_isa` which of them this processor has.
+// Kernels of the sparse layer, float32. One body, compiled for AVX-512, AVX2 and the base instructions (SSE2, NEON or scalar)
+// through function target attributes by including this file from itself; kernels.py asks `noodles_isa` which of them this processor
+// has.
 //
 // Generic (any wiring): the batch is cut into chunks of 64 rows, and a chunk is kept feature-major, [features][64 rows], so that a
 // connection is one broadcast weight times 64 consecutive floats. Bundle (16 outputs permute 16 inputs): no transpose of the
@@ -84,7 +85,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 
 TARGET static inline Vec load(const float* p) { return *(const Loose*)p; }
 TARGET static inline void store(float* p, Vec v) { *(Loose*)p = v; }
-TARGET static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 TARGET static inline float total(Vec v) {
     float sum = 0;
@@ -92,7 +93,8 @@ TARGET static inline float total(Vec v) {
     return sum;
 }
 
-// to[c][r] = from[r][c]. The last square of a side overlaps the one before it, so that only matrices below one square go one by one.
+// to[c][r] = from[r][c]. The last square of a side overlaps the one before it, so that only matrices below one square go one by
+// one.
 TARGET static void transpose(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t columns) {
     if (rows < WIDTH || columns < WIDTH) {
         for (int64_t r = 0; r < rows; r++)
@@ -124,8 +126,9 @@ TARGET static inline Vec totals(Vec* v) {
     return v[0];
 }
 
-// Rows of the chunk that starts at row b, rounded up to whole vectors of every instruction set; its place in a buffer is b * features.
-TARGET static inline int64_t chunk_width(int64_t B, int64_t b) { return (least(CHUNK, B - b) + 15) / 16 * 16; }
+// Rows of the chunk that starts at row b, rounded up to whole vectors of every instruction set; its place in a buffer is b *
+// features.
+static inline int64_t chunk_width(int64_t B, int64_t b) { return (least(CHUNK, B - b) + 15) / 16 * 16; }
 
 // Features f to f + 16 of the chunk at row b, from x (B, features) into xT; the missing rows are zeros.
 TARGET static void into_chunk(const float* x, float* xT, int64_t B, int64_t features, int64_t b, int64_t f) {
@@ -138,7 +141,8 @@ TARGET static void into_chunk(const float* x, float* xT, int64_t B, int64_t feat
 
 // y[0 .. T vectors] = start + sum over j of w[j] * x[ids[j]]
 template <int T>
-TARGET static inline void combine(const float* x, int64_t step, const float* w, const int32_t* ids, int64_t n, float start, float* y) {
+TARGET static inline void combine(const float* x, int64_t step, const float* w, const int32_t* ids, int64_t n, float start,
+                                  float* y) {
     Vec a[T], b[T];
     for (int t = 0; t < T; t++) a[t] = Vec{} + start, b[t] = Vec{};
     int64_t j = 0;
@@ -152,7 +156,8 @@ TARGET static inline void combine(const float* x, int64_t step, const float* w, 
     for (int t = 0; t < T; t++) store(y + t * WIDTH, a[t] + b[t]);
 }
 
-TARGET static inline void combine_chunk(const float* x, int64_t width, const float* w, const int32_t* ids, int64_t n, float start, float* y) {
+TARGET static inline void combine_chunk(const float* x, int64_t width, const float* w, const int32_t* ids, int64_t n, float start,
+                                        float* y) {
     int64_t p = 0;
     for (; p + 4 * WIDTH <= width; p += 4 * WIDTH) combine<4>(x + p, width, w, ids, n, start, y + p);
     for (; p + 2 * WIDTH <= width; p += 2 * WIDTH) combine<2>(x + p, width, w, ids, n, start, y + p);
@@ -203,11 +208,64 @@ TARGET static void dots_chunk(const float* g, const float* x, int64_t width, con
     }
 }
 
+// Features f to f + 16 of y = the combinations of a chunk of `from` (chunk at row b, `width_from` features) whose lists of
+// connections are offsets[u] to offsets[u + 1], or k for each u where offsets is null.
+TARGET static void combine_block(const float* from, int64_t width_from, const float* w, const int32_t* ids, const int32_t* offsets,
+                                 int64_t k, const float* bias, float* y, int64_t features, int64_t B, int64_t b, int64_t f) {
+    alignas(64) float tile[16 * CHUNK];
+    int64_t n = least(16, features - f), width = chunk_width(B, b);
+    for (int64_t u = 0; u < n; u++) {
+        int64_t start = offsets ? offsets[f + u] : (f + u) * k, count = offsets ? offsets[f + u + 1] - start : k;
+        combine_chunk(from + b * width_from, width, w + start, ids + start, count, bias ? bias[f + u] : 0, tile + u * width);
+    }
+    transpose(tile, width, y + b * features + f, features, n, least(CHUNK, B - b));
+}
+
+// The gradients of the weights and the bias of output o from the chunk at row b, added to those of the chunks before it.
+TARGET static void output_grads(const float* gT, const float* xT, const int32_t* ids, float* gw, float* gb, int64_t B, int64_t in,
+                                int64_t out, int64_t k, int64_t b, int64_t o) {
+    int64_t width = chunk_width(B, b);
+    const float* g = gT + b * out + o * width;
+    if (gw) dots_chunk(g, xT + b * in, width, ids + o * k, k, gw + o * k, b > 0);
+    if (gb) {
+        Vec sum = {};
+        for (int64_t p = 0; p < width; p += WIDTH) sum += load(g + p);
+        gb[o] = (b ? gb[o] : 0) + total(sum);
+    }
+}
+
+// sum over j of w[j] * x[ids[j]] for one row x
+TARGET static float combine_row(const float* x, const float* w, const int32_t* ids, int64_t k) {
+#if WIDTH == 16
+    __m512 a = _mm512_setzero_ps(), b = a;
+    int64_t j = 0;
+    for (; j + 32 <= k; j += 32) {
+        a = _mm512_fmadd_ps(_mm512_loadu_ps(w + j), _mm512_i32gather_ps(_mm512_loadu_si512(ids + j), x, 4), a);
+        b = _mm512_fmadd_ps(_mm512_loadu_ps(w + j + 16), _mm512_i32gather_ps(_mm512_loadu_si512(ids + j + 16), x, 4), b);
+    }
+    for (; j < k; j += 16) {
+        __mmask16 m = k - j >= 16 ? 0xffff : (1 << (k - j)) - 1;
+        __m512 read = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, _mm512_maskz_loadu_epi32(m, ids + j), x, 4);
+        a = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, w + j), read, a);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+#else
+    float part[4] = {0, 0, 0, 0};
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4)
+        for (int u = 0; u < 4; u++) part[u] += w[j + u] * x[ids[j + u]];
+    for (; j < k; j++) part[0] += w[j] * x[ids[j]];
+    return (part[0] + part[1]) + (part[2] + part[3]);
+#endif
+}
+
 }  // namespace SUFFIX
 
+// The parallel regions below only call functions: what Clang makes of a region does not inherit the target attribute.
+
 // y = x W^T + bias. Scratch: xT, in floats for every row of B rounded up to 16.
-extern "C" TARGET void NAME(forward)(const float* x, const float* w, const int32_t* ids, const float* bias, float* xT, float* y, int64_t B,
-                                     int64_t in, int64_t out, int64_t k, int64_t threads) {
+extern "C" TARGET void NAME(forward)(const float* x, const float* w, const int32_t* ids, const float* bias, float* xT, float* y,
+                                     int64_t B, int64_t in, int64_t out, int64_t k, int64_t threads) {
     using namespace SUFFIX;
     const int64_t chunks = (B + CHUNK - 1) / CHUNK, in_blocks = (in + 15) / 16, out_blocks = (out + 15) / 16;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -215,53 +273,24 @@ extern "C" TARGET void NAME(forward)(const float* x, const float* w, const int32
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < chunks * in_blocks; i++) into_chunk(x, xT, B, in, i / in_blocks * CHUNK, i % in_blocks * 16);
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < chunks * out_blocks; i++) {
-            alignas(64) float tile[16 * CHUNK];
-            int64_t b = i / out_blocks * CHUNK, o = i % out_blocks * 16, n = least(16, out - o), width = chunk_width(B, b);
-            for (int64_t u = o; u < o + n; u++)
-                combine_chunk(xT + b * in, width, w + u * k, ids + u * k, k, bias ? bias[u] : 0, tile + (u - o) * width);
-            transpose(tile, width, y + b * out + o, out, n, least(CHUNK, B - b));
-        }
+        for (int64_t i = 0; i < chunks * out_blocks; i++)
+            combine_block(xT, in, w, ids, nullptr, k, bias, y, out, B, i / out_blocks * CHUNK, i % out_blocks * 16);
     }
 }
 
 // The same for one row x (in,).
-extern "C" TARGET void NAME(forward_row)(const float* x, const float* w, const int32_t* ids, const float* bias, float* y, int64_t out, int64_t k,
-                                         int64_t threads) {
+extern "C" TARGET void NAME(forward_row)(const float* x, const float* w, const int32_t* ids, const float* bias, float* y,
+                                         int64_t out, int64_t k, int64_t threads) {
+    using namespace SUFFIX;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t o = 0; o < out; o++) {
-        const float* row = w + o * k;
-        const int32_t* id = ids + o * k;
-#if WIDTH == 16
-        __m512 a = _mm512_setzero_ps(), b = a;
-        int64_t j = 0;
-        for (; j + 32 <= k; j += 32) {
-            a = _mm512_fmadd_ps(_mm512_loadu_ps(row + j), _mm512_i32gather_ps(_mm512_loadu_si512(id + j), x, 4), a);
-            b = _mm512_fmadd_ps(_mm512_loadu_ps(row + j + 16), _mm512_i32gather_ps(_mm512_loadu_si512(id + j + 16), x, 4), b);
-        }
-        for (; j < k; j += 16) {
-            __mmask16 m = k - j >= 16 ? 0xffff : (1 << (k - j)) - 1;
-            __m512 read = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, _mm512_maskz_loadu_epi32(m, id + j), x, 4);
-            a = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, row + j), read, a);
-        }
-        float sum = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-#else
-        float part[4] = {0, 0, 0, 0};
-        int64_t j = 0;
-        for (; j + 4 <= k; j += 4)
-            for (int u = 0; u < 4; u++) part[u] += row[j + u] * x[id[j + u]];
-        for (; j < k; j++) part[0] += row[j] * x[id[j]];
-        float sum = (part[0] + part[1]) + (part[2] + part[3]);
-#endif
-        y[o] = sum + (bias ? bias[o] : 0);
-    }
+    for (int64_t o = 0; o < out; o++) y[o] = combine_row(x, w + o * k, ids + o * k, k) + (bias ? bias[o] : 0);
 }
 
-// gx = g W, gw = g^T x at the connections, gb = sum of g. The connections by input: `offsets` (in + 1), their outputs `rows` and their
-// `places` in w. Scratch as in forward: xT where gw is asked for, gT; wT (out * k) where gx is asked for.
+// gx = g W, gw = g^T x at the connections, gb = sum of g. The connections by input: `offsets` (in + 1), their outputs `rows` and
+// their `places` in w. Scratch as in forward: xT where gw is asked for, gT; wT (out * k) where gx is asked for.
 extern "C" TARGET void NAME(backward)(const float* g, const float* x, const float* w, const int32_t* ids, const int32_t* rows,
-                                      const int32_t* places, const int32_t* offsets, float* gT, float* xT, float* wT, float* gx, float* gw,
-                                      float* gb, int64_t B, int64_t in, int64_t out, int64_t k, int64_t threads) {
+                                      const int32_t* places, const int32_t* offsets, float* gT, float* xT, float* wT, float* gx,
+                                      float* gw, float* gb, int64_t B, int64_t in, int64_t out, int64_t k, int64_t threads) {
     using namespace SUFFIX;
     const int64_t chunks = (B + CHUNK - 1) / CHUNK, in_blocks = (in + 15) / 16, out_blocks = (out + 15) / 16;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -279,27 +308,12 @@ extern "C" TARGET void NAME(backward)(const float* g, const float* x, const floa
         if (gw || gb)
             for (int64_t b = 0; b < B; b += CHUNK) {  // a thread has the same outputs in every chunk, so nobody waits
 #pragma omp for schedule(static) nowait
-                for (int64_t o = 0; o < out; o++) {
-                    int64_t width = chunk_width(B, b);
-                    const float* row = gT + b * out + o * width;
-                    if (gw) dots_chunk(row, xT + b * in, width, ids + o * k, k, gw + o * k, b > 0);
-                    if (gb) {
-                        Vec sum = {};
-                        for (int64_t p = 0; p < width; p += WIDTH) sum += load(row + p);
-                        gb[o] = (b ? gb[o] : 0) + total(sum);
-                    }
-                }
+                for (int64_t o = 0; o < out; o++) output_grads(gT, xT, ids, gw, gb, B, in, out, k, b, o);
             }
         if (gx) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < chunks * in_blocks; i++) {
-                alignas(64) float tile[16 * CHUNK];
-                int64_t b = i / in_blocks * CHUNK, f = i % in_blocks * 16, n = least(16, in - f), width = chunk_width(B, b);
-                for (int64_t u = f; u < f + n; u++)
-                    combine_chunk(gT + b * out, width, wT + offsets[u], rows + offsets[u], offsets[u + 1] - offsets[u], 0,
-                                  tile + (u - f) * width);
-                transpose(tile, width, gx + b * in + f, in, n, least(CHUNK, B - b));
-            }
+            for (int64_t i = 0; i < chunks * in_blocks; i++)
+                combine_block(gT, out, wT, rows, offsets, 0, nullptr, gx, in, B, i / in_blocks * CHUNK, i % in_blocks * 16);
         }
     }
 }
@@ -313,11 +327,13 @@ struct Lanes {
 // sum[o] += w[o] * x[lanes[o]] for 16 outputs o that read a block of 16 inputs
 TARGET static inline void add_entry(Lanes& sum, const float* w, const uint8_t* lanes, const float* x) {
 #if WIDTH == 16
-    sum.part[0] += load(w) * (Vec)_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), _mm512_loadu_ps(x));
+    sum.part[0] +=
+        load(w) * (Vec)_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), _mm512_loadu_ps(x));
 #elif WIDTH == 8
     for (int h = 0; h < 2; h++) {
         __m256i lane = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(lanes + 8 * h)));
-        __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), lane), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), lane);
+        __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), lane),
+               high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), lane);
         sum.part[h] += load(w + 8 * h) * (Vec)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lane, 28)));
     }
 #else
@@ -327,8 +343,8 @@ TARGET static inline void add_entry(Lanes& sum, const float* w, const uint8_t* l
 }
 
 // y = bias + the sum of the entries, for one row; four sums at a time hide the latency of the multiply-add.
-TARGET static inline void entries_row(const float* x, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n, const float* bias,
-                                      float* y) {
+TARGET static inline void entries_row(const float* x, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
+                                      const float* bias, float* y) {
     Lanes a[4] = {};
     int64_t e = 0;
     for (; e + 4 <= n; e += 4)
@@ -341,17 +357,17 @@ TARGET static inline void entries_row(const float* x, const float* w, const uint
 }
 
 // Quads of 4 floats from their places in a row to block order, or back.
-TARGET static inline void gather_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
+static inline void gather_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
     for (int64_t q = 0; q < n; q++) memcpy(to + 4 * q, from + quads[q], 16);
 }
-TARGET static inline void scatter_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
+static inline void scatter_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
     for (int64_t q = 0; q < n; q++) memcpy(to + quads[q], from + 4 * q, 16);
 }
 
 }  // namespace SUFFIX
 
-// y = x W^T + bias for the weights of a bundle in the order of its entries (packed.py). One pointer to what stays the same keeps the call
-// short: it takes as long as a small product.
+// y = x W^T + bias for the weights of a bundle in the order of its entries (packed.py). One pointer to what stays the same keeps
+// the call short: it takes as long as a small product.
 extern "C" TARGET void NAME(packed)(const Packed* p, const float* x, float* y, int64_t B, int64_t threads) {
     using namespace SUFFIX;
     float* ordered = p->quads ? (float*)malloc(B * p->in * 4) : nullptr;
@@ -361,8 +377,8 @@ extern "C" TARGET void NAME(packed)(const Packed* p, const float* x, float* y, i
     for (int64_t t = 0; t < p->out / 16; t++) {
         int64_t e = t * p->k;
         for (int64_t b = 0; b < B; b++)
-            entries_row(from + b * p->in, p->w + 16 * e, p->lanes + 16 * e, p->blocks + e, p->k, p->bias ? p->bias + 16 * t : nullptr,
-                        y + b * p->out + 16 * t);
+            entries_row(from + b * p->in, p->w + 16 * e, p->lanes + 16 * e, p->blocks + e, p->k,
+                        p->bias ? p->bias + 16 * t : nullptr, y + b * p->out + 16 * t);
     }
     free(ordered);
 }
@@ -375,8 +391,8 @@ TARGET static inline __m512i lanes_at(const uint8_t* p) { return _mm512_cvtepu8_
 
 // y[r] = bias + sum over entries e of w[e] * permute(x[r, block ids[e]], lanes[e]) for R rows
 template <int R>
-TARGET static inline void entries(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
-                                  const float* bias, float* y, int64_t y_step) {
+TARGET static inline void entries(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids,
+                                  int64_t n, const float* bias, float* y, int64_t y_step) {
     __m512 a[R];
     for (int r = 0; r < R; r++) a[r] = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
     for (int64_t e = 0; e < n; e++) {
@@ -384,15 +400,17 @@ TARGET static inline void entries(const float* x, int64_t x_step, const float* w
         __m512 weight = _mm512_loadu_ps(w + 16 * e);
         __m512i lane = lanes_at(lanes + 16 * e);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++) a[r] = _mm512_fmadd_ps(weight, _mm512_permutexvar_ps(lane, _mm512_loadu_ps(p + r * x_step)), a[r]);
+        for (int r = 0; r < R; r++)
+            a[r] = _mm512_fmadd_ps(weight, _mm512_permutexvar_ps(lane, _mm512_loadu_ps(p + r * x_step)), a[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(y + r * y_step, a[r]);
 }
 
-// Segments s0 to s1 for all rows. Segment s has the entries offsets[s] to offsets[s + 1], or k of them where offsets is null. A few rows at
-// a time for all segments: the rows stay in the first cache, the weights in the second.
-TARGET static void segments(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids, const int32_t* offsets,
-                            int64_t k, int64_t s0, int64_t s1, const float* bias, float* y, int64_t y_step, int64_t B) {
+// Segments s0 to s1 for all rows. Segment s has the entries offsets[s] to offsets[s + 1], or k of them where offsets is null. A few
+// rows at a time for all segments: the rows stay in the first cache, the weights in the second.
+TARGET static void segments(const float* x, int64_t x_step, const float* w, const uint8_t* lanes, const int32_t* ids,
+                            const int32_t* offsets, int64_t k, int64_t s0, int64_t s1, const float* bias, float* y, int64_t y_step,
+                            int64_t B) {
     for (int64_t b = 0, rows; b < B; b += rows) {
         rows = B - b >= 8 ? 8 : B - b >= 4 ? 4 : 1;
         const float* from = x + b * x_step;
@@ -412,8 +430,8 @@ TARGET static void segments(const float* x, int64_t x_step, const float* w, cons
 
 // gw[e] (+)= sum over R rows of g[r] * permute(x[r, block ids[e]], lanes[e]), and gb the sum of g; g is a tile's first column
 template <int R>
-TARGET static inline void entry_grads(const float* g, int64_t g_step, const float* x, int64_t x_step, const uint8_t* lanes, const int32_t* ids,
-                                      int64_t n, float* gw, float* gb, bool add) {
+TARGET static inline void entry_grads(const float* g, int64_t g_step, const float* x, int64_t x_step, const uint8_t* lanes,
+                                      const int32_t* ids, int64_t n, float* gw, float* gb, bool add) {
     __m512 grad[R], sum = add && gb ? _mm512_loadu_ps(gb) : _mm512_setzero_ps();
     for (int r = 0; r < R; r++) {
         grad[r] = _mm512_loadu_ps(g + r * g_step);
@@ -431,9 +449,29 @@ TARGET static inline void entry_grads(const float* g, int64_t g_step, const floa
 }
 
 // Segments that one thread takes at a time: at most a quarter of a megabyte of weights and lanes, and some for every thread.
-TARGET static inline int64_t group_size(int64_t segments, int64_t entries, int64_t threads) {
+static inline int64_t group_size(int64_t segments, int64_t entries, int64_t threads) {
     int64_t fit = (1 << 18) * segments / (80 * entries), share = (segments + threads - 1) / threads;
     return fit < 1 ? 1 : least(fit, share);
+}
+
+// The gradients of the weights and the biases of tiles t0 to t1; grad (t, k, 16) is scratch.
+TARGET static void tile_grads(const float* g, const float* x, const uint8_t* lanes, const int32_t* blocks, float* grad, float* gw,
+                              float* gb, int64_t B, int64_t in, int64_t out, int64_t k, int64_t t0, int64_t t1) {
+    for (int64_t b = 0, rows; b < B; b += rows) {
+        rows = B - b >= 8 ? 8 : B - b >= 4 ? 4 : 1;
+        auto add = rows == 8 ? entry_grads<8> : rows == 4 ? entry_grads<4> : entry_grads<1>;
+        for (int64_t t = t0; t < t1; t++)
+            add(g + b * out + 16 * t, out, x + b * in, in, lanes + t * 16 * k, blocks + t * k, k, gw ? grad + t * 16 * k : nullptr,
+                gb ? gb + 16 * t : nullptr, b > 0);
+    }
+    for (int64_t t = t0; gw && t < t1; t++) transpose(grad + t * 16 * k, 16, gw + t * 16 * k, k, k, 16);
+}
+
+// The weights of entries e0 to e1 in the order of the blocks.
+TARGET static void turn_weights(const float* wt, float* wT, const int32_t* places, const uint8_t* back, int64_t e0, int64_t e1) {
+    for (int64_t e = e0; e < e1; e++)
+        _mm512_storeu_ps(wT + 16 * e,
+                         _mm512_permutexvar_ps(lanes_at(back + 16 * e), _mm512_loadu_ps(wt + 16 * (int64_t)places[e])));
 }
 
 }  // namespace SUFFIX
@@ -441,9 +479,9 @@ TARGET static inline int64_t group_size(int64_t segments, int64_t entries, int64
 // y = x W^T + bias for a bundle: tile t of 16 outputs has entries (t, k) with `blocks` of 16 inputs and `lanes` (t, k, 16). `quads`
 // (in / 4) or null: where the blocks' floats lie in a row of x, four at a time; then xP (B, in) is scratch.
 // wt (t, k, 16), scratch: the weights by entry.
-extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, float* xP, const float* w, float* wt, const uint8_t* lanes,
-                                      const int32_t* blocks, const float* bias, float* y, int64_t B, int64_t in, int64_t out, int64_t k,
-                                      int64_t threads) {
+extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, float* xP, const float* w, float* wt,
+                                      const uint8_t* lanes, const int32_t* blocks, const float* bias, float* y, int64_t B,
+                                      int64_t in, int64_t out, int64_t k, int64_t threads) {
     using namespace SUFFIX;
     const int64_t tiles = out / 16, size = group_size(tiles, tiles * k, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -461,12 +499,12 @@ extern "C" TARGET void bundle_forward(const float* x, const int32_t* quads, floa
     }
 }
 
-// As `backward`. The entries by block of inputs: `offsets` (in / 16 + 1), their `tiles`, their `places` among (t, k) and the inverse lanes
-// `back` (out * k). Scratch: wt, wT (out * k); xP, gxP (B, in) with quads.
-extern "C" TARGET void bundle_backward(const float* g, const float* x, const int32_t* quads, float* xP, const float* w, float* wt, float* wT,
-                                       const uint8_t* lanes, const int32_t* blocks, const int32_t* offsets, const int32_t* tiles,
-                                       const int32_t* places, const uint8_t* back, float* gxP, float* gx, float* gw, float* gb, int64_t B,
-                                       int64_t in, int64_t out, int64_t k, int64_t threads) {
+// As `backward`. The entries by block of inputs: `offsets` (in / 16 + 1), their `tiles`, their `places` among (t, k) and the
+// inverse lanes `back` (out * k). Scratch: wt, wT (out * k), wT at first for the gradients by entry; xP, gxP (B, in) with quads.
+extern "C" TARGET void bundle_backward(const float* g, const float* x, const int32_t* quads, float* xP, const float* w, float* wt,
+                                       float* wT, const uint8_t* lanes, const int32_t* blocks, const int32_t* offsets,
+                                       const int32_t* tiles, const int32_t* places, const uint8_t* back, float* gxP, float* gx,
+                                       float* gw, float* gb, int64_t B, int64_t in, int64_t out, int64_t k, int64_t threads) {
     using namespace SUFFIX;
     const int64_t out_tiles = out / 16, in_blocks = in / 16;
     const int64_t out_size = group_size(out_tiles, out_tiles * k, threads), in_size = group_size(in_blocks, out_tiles * k, threads);
@@ -480,31 +518,14 @@ extern "C" TARGET void bundle_backward(const float* g, const float* x, const int
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < out_tiles; first += out_size) {
             int64_t last = least(first + out_size, out_tiles);
-            for (int64_t b = 0, rows; (gw || gb) && b < B; b += rows) {
-                rows = B - b >= 8 ? 8 : B - b >= 4 ? 4 : 1;
-                for (int64_t t = first; t < last; t++) {
-                    float *grad = gw ? wT + t * 16 * k : nullptr, *shift = gb ? gb + 16 * t : nullptr;  // (k, 16), for now in wT
-                    const float *row = g + b * out + 16 * t, *read = from + b * in;
-                    const uint8_t* lane = lanes + t * 16 * k;
-                    if (rows == 8)
-                        entry_grads<8>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
-                    else if (rows == 4)
-                        entry_grads<4>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
-                    else
-                        entry_grads<1>(row, out, read, in, lane, blocks + t * k, k, grad, shift, b > 0);
-                }
-            }
-            for (int64_t t = first; t < last; t++) {
-                if (gw) transpose(wT + t * 16 * k, 16, gw + t * 16 * k, k, k, 16);
-                if (gx) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
-            }
+            if (gw || gb) tile_grads(g, from, lanes, blocks, wT, gw, gb, B, in, out, k, first, last);
+            for (int64_t t = first; gx && t < last; t++) transpose(w + t * 16 * k, k, wt + t * 16 * k, 16, 16, k);
         }
         if (gx) {
 #pragma omp for schedule(static)
             for (int64_t first = 0; first < in_blocks; first += in_size) {
                 int64_t last = least(first + in_size, in_blocks);
-                for (int64_t e = offsets[first]; e < offsets[last]; e++)
-                    _mm512_storeu_ps(wT + 16 * e, _mm512_permutexvar_ps(lanes_at(back + 16 * e), _mm512_loadu_ps(wt + 16 * (int64_t)places[e])));
+                turn_weights(wt, wT, places, back, offsets[first], offsets[last]);
                 segments(g, out, wT, back, tiles, offsets, 0, first, last, nullptr, quads ? gxP : gx, in, B);
             }
             if (quads) {
