@@ -205,7 +205,8 @@ def test_seeds_decide_and_the_global_generator_stays():
     state = torch.get_rng_state()
     made = [SpaghettiNet([64, 32, 32, 10], wiring="bundle", seed=seed) for seed in (5, 5, 6, None)]
     made[0](torch.ones(1, 64)).sum().backward()
-    made[0][0].to_dense(), SpaghettiLayer.from_linear(made[0][-1], fan_in=3), made[0][0].pack()
+    for make in (made[0][0].to_dense, made[0][0].pack, lambda: SpaghettiLayer.from_linear(made[0][-1], fan_in=3)):
+        make()
     assert torch.equal(state, torch.get_rng_state())
     same = [torch.equal(p, q) for p, q in zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True)]
     assert all(same)

@@ -113,7 +113,7 @@ def build(compiler: str, path: Path) -> None:
     try:
         for openmp in (OPENMP, []):
             command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", name]
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if ran.returncode == 0:
                 os.replace(name, path)
                 return

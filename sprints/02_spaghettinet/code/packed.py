@@ -59,7 +59,7 @@ class PackedLayer(nn.Module):
         return y
 
     def _address(self) -> int:
-        """The address of the plan; made anew when the tensors are others, for instance after .to() or load_state_dict(assign=True)."""
+        """The address of the plan; made anew when the tensors are others, as after load_state_dict(assign=True)."""
         weight, bias = self._buffers["weight"], self._buffers["bias"]
         if self._plan is None or self._plan[1] is not weight or self._plan[2] is not bias:
             plan = _Plan(*(pointer(self._buffers[name]) for name in TENSORS), self.in_features, self.out_features, self.fan_in)
