@@ -16,7 +16,7 @@ from . import kernels
 from .structure import Structure
 
 ENGINES = ("auto", "c", "torch", "masked")
-SMALL = 1 << 16  # multiply-adds below which a second thread costs more than it gains
+SMALL = 1 << 18  # multiply-adds below which a second thread costs more than it gains
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 

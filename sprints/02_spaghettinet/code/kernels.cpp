@@ -24,11 +24,13 @@
 #endif
 
 struct Packed {  // packed.py has the same
-    const float *w, *bias;
+    const void* w;
+    const float* bias;
     const uint8_t* lanes;
     const int32_t *blocks, *quads;
-    int64_t in, out, k;
+    int64_t in, out, k, half;
 };
+alignas(64) static const float NOTHING[16] = {};
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -356,6 +358,55 @@ TARGET static inline void entries_row(const float* x, const float* w, const uint
     }
 }
 
+// Entries 2j and 2j + 1 of a packed bundle for one row. Byte o of `lanes` holds the lanes of both for output o: the low half of a byte
+// is that of the first, and a permutation looks at no more than the low half. w: 16 floats of each, or where HALF is true 16 pairs of
+// bfloat16, the first in the low half of 32 bits.
+template <bool HALF>
+TARGET static inline void add_pair(Lanes& first, Lanes& second, const void* w, const uint8_t* lanes, const float* x0,
+                                   const float* x1) {
+#if WIDTH == 16
+    __m512i lane = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), both = _mm512_loadu_si512(w);
+    __m512 w0 = _mm512_castsi512_ps(HALF ? _mm512_slli_epi32(both, 16) : both);
+    __m512 w1 = HALF ? _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)))
+                     : _mm512_loadu_ps((const float*)w + 16);
+    first.part[0] += (Vec)w0 * (Vec)_mm512_permutexvar_ps(lane, _mm512_loadu_ps(x0));
+    second.part[0] += (Vec)w1 * (Vec)_mm512_permutexvar_ps(_mm512_srli_epi32(lane, 4), _mm512_loadu_ps(x1));
+#else
+    float weight[32];
+    uint8_t lane[32];
+    for (int o = 0; o < 16; o++) {
+        uint32_t both = HALF ? ((const uint32_t*)w)[o] : 0, low = both << 16, high = both & 0xffff0000;
+        if (HALF)
+            memcpy(weight + o, &low, 4), memcpy(weight + 16 + o, &high, 4);
+        else
+            weight[o] = ((const float*)w)[o], weight[16 + o] = ((const float*)w)[16 + o];
+        lane[o] = lanes[o] & 15, lane[16 + o] = lanes[o] >> 4;
+    }
+    add_entry(first, weight, lane, x0);
+    add_entry(second, weight + 16, lane + 16, x1);
+#endif
+}
+
+// y = bias + the sum of the pairs of a tile, for one row.
+template <bool HALF>
+TARGET static inline void pairs_row(const float* x, const void* w, const uint8_t* lanes, const int32_t* ids, int64_t k,
+                                    const float* bias, float* y) {
+    const int64_t size = HALF ? 64 : 128;  // bytes of weights of a pair
+    const char* at = (const char*)w;
+    Lanes a[4] = {};
+    int64_t e = 0;
+    for (; e + 4 <= k; e += 4, at += 2 * size, lanes += 32) {
+        add_pair<HALF>(a[0], a[1], at, lanes, x + 16 * (int64_t)ids[e], x + 16 * (int64_t)ids[e + 1]);
+        add_pair<HALF>(a[2], a[3], at + size, lanes + 16, x + 16 * (int64_t)ids[e + 2], x + 16 * (int64_t)ids[e + 3]);
+    }
+    for (; e < k; e += 2, at += size, lanes += 16)
+        add_pair<HALF>(a[0], a[1], at, lanes, x + 16 * (int64_t)ids[e], e + 1 < k ? x + 16 * (int64_t)ids[e + 1] : NOTHING);
+    for (int h = 0; h < 16 / WIDTH; h++) {
+        Vec sum = (a[0].part[h] + a[1].part[h]) + (a[2].part[h] + a[3].part[h]);
+        store(y + h * WIDTH, bias ? sum + load(bias + h * WIDTH) : sum);
+    }
+}
+
 // Quads of 4 floats from their places in a row to block order, or back.
 static inline void gather_quads(const float* from, float* to, const int32_t* quads, int64_t n) {
     for (int64_t q = 0; q < n; q++) memcpy(to + 4 * q, from + quads[q], 16);
@@ -366,20 +417,34 @@ static inline void scatter_quads(const float* from, float* to, const int32_t* qu
 
 }  // namespace SUFFIX
 
-// y = x W^T + bias for the weights of a bundle in the order of its entries (packed.py). One pointer to what stays the same keeps
-// the call short: it takes as long as a small product.
+namespace SUFFIX {
+
+// Tile t for all rows of `from`, which are in block order.
+TARGET static void packed_tile(const Packed* p, const float* from, float* y, int64_t B, int64_t t) {
+    const int64_t pairs = (p->k + 1) / 2;
+    const char* w = (const char*)p->w + t * pairs * (p->half ? 64 : 128);
+    const float* bias = p->bias ? p->bias + 16 * t : nullptr;
+    for (int64_t b = 0; b < B; b++) {
+        const float* x = from + b * p->in;
+        float* to = y + b * p->out + 16 * t;
+        if (p->half)
+            pairs_row<true>(x, w, p->lanes + t * pairs * 16, p->blocks + t * p->k, p->k, bias, to);
+        else
+            pairs_row<false>(x, w, p->lanes + t * pairs * 16, p->blocks + t * p->k, p->k, bias, to);
+    }
+}
+
+}  // namespace SUFFIX
+
+// y = x W^T + bias for the weights of a bundle in pairs of entries (packed.py), float32 or bfloat16. One pointer to what stays the
+// same keeps the call short: it takes as long as a small product.
 extern "C" TARGET void NAME(packed)(const Packed* p, const float* x, float* y, int64_t B, int64_t threads) {
     using namespace SUFFIX;
     float* ordered = p->quads ? (float*)malloc(B * p->in * 4) : nullptr;
     for (int64_t b = 0; ordered && b < B; b++) gather_quads(x + b * p->in, ordered + b * p->in, p->quads, p->in / 4);
     const float* from = ordered ? ordered : x;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t t = 0; t < p->out / 16; t++) {
-        int64_t e = t * p->k;
-        for (int64_t b = 0; b < B; b++)
-            entries_row(from + b * p->in, p->w + 16 * e, p->lanes + 16 * e, p->blocks + e, p->k,
-                        p->bias ? p->bias + 16 * t : nullptr, y + b * p->out + 16 * t);
-    }
+    for (int64_t t = 0; t < p->out / 16; t++) packed_tile(p, from, y, B, t);
     free(ordered);
 }
 

@@ -145,13 +145,16 @@ class SpaghettiLayer(nn.Module):
             made.bias.copy_(linear.bias)
         return made
 
-    def pack(self) -> PackedLayer:
-        """A copy for fast inference; ValueError unless the wiring is a bundle, the weights float32 and on the CPU."""
+    def pack(self, dtype: torch.dtype = torch.float32) -> PackedLayer:
+        """A copy for fast inference, its weights float32 or rounded to bfloat16 (half the bytes, nearly twice as fast for one row).
+
+        ValueError unless the wiring is a bundle and the layer float32 on the CPU.
+        """
         if self.weight.dtype != torch.float32 or self.weight.device.type != "cpu":
             raise ValueError(f"a packed layer is float32 on the CPU; this one is {self.weight.dtype} on {self.weight.device}")
         if self.structure.bundle is None:
             raise ValueError(f"only a bundle can be packed; the wiring {self.wiring!r} is none")
-        return PackedLayer(self.weight, self.bias, self.structure.bundle)
+        return PackedLayer(self.weight, self.bias, self.structure.bundle, dtype)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
         indices = state_dict.get(prefix + "indices")

@@ -1,0 +1,203 @@
+"""Which nets are compared, and the trainings behind it: tuned on validation rows, each stored, so that a stopped study goes on.
+
+Every training is a file runs/spaghetti/<set>/<job>-<digest of the job and the data>.json. The code is not part of the digest: delete the
+folder after a change of what is trained.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from shared import data, runlog
+from shared.errors import UserError
+from shared.report import write_atomically
+from shared.sprints import ROOT
+
+from . import images, learning
+from .learning import LOCAL, Job
+
+HOME = ROOT / "runs" / "spaghetti"
+DENSE = "dense"
+SPARSE = ("erdos_renyi", "constant_fan_in", "bundle", "local_bundle", "small_world", "variance", "set", "rigl")
+TUNING_SEED = 100  # of the trainings that choose a learning rate; those that are reported have the seeds 0, 1, ...
+WIDENED = 3  # times that the learning rates are extended where the best one lies at the edge
+Results = dict[Job, dict[str, Any]]
+Measure = Callable[[Sequence[Job]], Results]
+
+
+class Size(NamedTuple):
+    """What a set is trained with."""
+
+    hidden: int
+    epochs: int
+    batch: int
+    deep: tuple[int, int, float]  # a noodle_dag: levels, neurons of each, sparsity that gives the fan-in
+
+
+SIZES = {
+    "digits": Size(256, 20, 64, (10, 64, 7 / 8)),
+    "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
+    "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
+}
+
+
+@dataclass
+class Args(runlog.Args):
+    """What is compared. The same for train and eval: eval reads what train has stored, and trains what is missing."""
+
+    only: tuple[str, ...] = ()
+    """Which sets: digits, mnist, fashion_mnist. Naming a set downloads it. When none is named: those that are on this machine,
+    with --out the digits alone."""
+    sparsities: tuple[float, ...] = (0.7, 0.9, 0.95, 0.99)
+    """Shares of absent connections."""
+    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+    """Learning rates, ascending, that every net is tuned over, on validation rows; more of them where the best is the first or last."""
+    seeds: int = 10
+    """Trainings of every net with its tuned rate; of the digits each has another split."""
+    workers: int = 0
+    """Trainings at a time, each on one thread; 0: as many as this process may use cores (1 on a GPU)."""
+
+
+def prepare(args: Args) -> list[str]:
+    """Check the settings, make them small where --smoke asks for it, and say which sets are compared."""
+    if unknown := set(args.only) - set(images.SETS):
+        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(images.SETS)}")
+    if args.seeds < 2 or args.workers < 0:
+        raise UserError("--seeds must be at least 2, --workers at least 0")
+    if not args.sparsities or not all(0 < sparsity < 1 for sparsity in args.sparsities):
+        raise UserError("--sparsities must be between 0 and 1, at least one of them")
+    if len(args.rates) < 2 or not all(0 < rate < 1 for rate in args.rates) or sorted(set(args.rates)) != list(args.rates):
+        raise UserError("--rates must be at least two numbers between 0 and 1, ascending")
+    if args.smoke:
+        args.sparsities, args.rates, args.seeds, args.workers = (0.9,), (4e-3, 8e-3), 2, 1
+    if args.only:
+        for name in args.only:
+            images.pixels(name)  # downloads it now, or says that it cannot
+        return list(args.only)
+    chosen = ["digits"]
+    for name in images.SETS[1:]:
+        if args.out is None and not args.smoke and images.at_hand(name):
+            chosen.append(name)
+        else:
+            reason = "--out and --smoke take the digits" if args.out or args.smoke else "its files are not on this machine"
+            runlog.console.print(f"{name}: left out, {reason}; --only {name} includes it, its committed reports stay as they are")
+    return chosen
+
+
+def job(args: Args, name: str, arm: str, sparsity: float = 0.0, **changes: Any) -> Job:
+    """A training at the size of its set, its rate and seed those of a first try."""
+    size = SIZES[name]
+    if args.smoke:
+        size = Size(32, 1, 16, (2, 16, 7 / 8))
+        changes["rows"] = 64
+    return replace(Job(name, arm, sparsity, args.rates[0], 0, size.hidden, size.epochs, size.batch), **changes)
+
+
+def arms(args: Args, name: str) -> list[Job]:
+    """The comparison at equal non-zeros: the dense net, and for each sparsity the rest; local wirings also on permuted pixels."""
+    made = [job(args, name, DENSE)]
+    for sparsity in args.sparsities:
+        made += [job(args, name, arm, sparsity) for arm in ("dense_small", *SPARSE)]
+        made += [job(args, name, arm, sparsity, permuted=True) for arm in LOCAL]
+    return made
+
+
+def deep(args: Args, name: str, skip: float) -> Job:
+    """A net of many levels, whose connections skip levels with probability `skip`. All weights learn with the same rate."""
+    levels, width, sparsity = SIZES[name].deep
+    levels, width = (3, 16) if args.smoke else (levels, width)
+    return job(args, name, "noodle_dag", sparsity, hidden=width, depth=levels, skip=skip, scaled=False)
+
+
+def seeded(args: Args, made: Job) -> list[Job]:
+    """The job with each of the seeds that are reported."""
+    return [replace(made, seed=seed) for seed in range(args.seeds)]
+
+
+def tune(args: Args, made: Sequence[Job], measure: Measure) -> dict[Job, Job]:
+    """Each job -> the job with the rate that is best on the validation rows, by one training per rate with a seed of its own."""
+    tried = {one: {rate: replace(one, rate=rate, seed=TUNING_SEED) for rate in args.rates} for one in made}
+    for again in range(WIDENED + 1):
+        found = measure([trial for trials in tried.values() for trial in trials.values()])
+        best = {
+            one: max(trials, key=lambda rate, trials=trials: found[trials[rate]]["validation"]) for one, trials in tried.items()
+        }
+        edge = {one: rate for one, rate in best.items() if rate in (min(tried[one]), max(tried[one]))}
+        if not edge or again == WIDENED or args.smoke:
+            break
+        for one, rate in edge.items():
+            further = rate / 2 if rate == min(tried[one]) else rate * 2
+            tried[one][further] = replace(one, rate=further, seed=TUNING_SEED)
+    return {one: replace(one, rate=best[one]) for one in made}
+
+
+def measured(run: runlog.Run, args: Args, label: str) -> Measure:
+    """A function that gives the results of jobs: those stored, and the others after training them (and storing them at once)."""
+    home = None if args.smoke else HOME
+    digests: dict[str, str] = {}
+
+    def path(one: Job) -> Path | None:
+        if home is None:
+            return None
+        if one.data not in digests:
+            digests[one.data] = data.digest(list(images.pixels(one.data)))
+        content = json.dumps([asdict(one), digests[one.data], run.device.kind], sort_keys=True).encode()
+        return home / one.data / f"{one.name}-{data.digest(content)[:10]}.json"
+
+    def measure(jobs: Sequence[Job]) -> Results:
+        places = {one: path(one) for one in dict.fromkeys(jobs)}
+        missing = [one for one, place in places.items() if place is None or not place.is_file()]
+        if home and missing:
+            runlog.console.print(
+                f"{label}: {len(places) - len(missing)} of {len(places)} trainings are stored, {len(missing)} to do"
+            )
+        made = train_all(run, args, missing, places, label)
+        return {one: made[one] if one in made else json.loads(place.read_text()) for one, place in places.items()}  # type: ignore[union-attr]
+
+    return measure
+
+
+def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:
+    """Train the jobs, the longest first, in as many processes as there are workers."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(args.workers or (1 if run.device.kind == "cuda" else cores), len(jobs))
+    jobs = sorted(jobs, key=lambda one: (one.arm not in (DENSE, "erdos_renyi", "noodle_dag"), -one.epochs, one.sparsity))
+    if workers <= 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return {one: train_one(one, places[one], run.device.kind) for one in run.track(jobs, label)}
+        finally:
+            torch.set_num_threads(before)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    try:
+        futures = {pool.submit(train_one, one, places[one], run.device.kind): one for one in jobs}
+        for future in run.track(finished(futures), label, total=len(jobs)):
+            future.result()
+        return {one: future.result() for future, one in futures.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def finished(futures: Iterable[Future]) -> Iterable[Future]:
+    """Each future once it is done."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, timeout=1, return_when=FIRST_EXCEPTION)
+        yield from done
+
+
+def train_one(one: Job, place: Path | None, device: str) -> dict[str, Any]:
+    """The result of a training, stored as JSON where there is a place for it."""
+    _, found = learning.learn(one, device)
+    if place:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, json.dumps({"job": asdict(one)} | found, indent=1).encode())
+    return found
