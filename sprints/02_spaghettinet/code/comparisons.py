@@ -1,4 +1,4 @@
-"""The questions that are asked of the trainings, one function each; train answers them, and so stores them, eval reads them again."""
+"""The questions that are asked of the trainings, one function each; train trains and stores what they need, eval reads it again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """The comparison at equal non-zeros: by arm and sparsity, on the pixels as they are and permuted. The dense net has sparsity 0."""
+    """The comparison at equal non-zeros, by arm and sparsity (dense: 0), on the pixels as they are and permuted."""
 
     plain: dict[tuple[str, float], Trained]
     permuted: dict[tuple[str, float], Trained]

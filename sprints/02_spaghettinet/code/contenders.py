@@ -15,7 +15,13 @@ from .learning import MaskedLinear
 from .spaghettinet import SpaghettiLayer
 
 LINEAR, ONEDNN, MASKED, CSR, SCIPY = "nn.Linear", "oneDNN linear", "masked (the original)", "torch.sparse CSR", "SciPy CSR"
-SPARSELINEAR, TORCH, RANDOM, BUNDLE, PACKED = "sparselinear", "ours, no compiler", "ours, random", "ours, bundle", "ours, packed bundle"
+SPARSELINEAR, TORCH, RANDOM, BUNDLE, PACKED = (
+    "sparselinear",
+    "ours, no compiler",
+    "ours, random",
+    "ours, bundle",
+    "ours, packed bundle",
+)
 HALF = "ours, packed bundle, bf16"
 MODES = ("forward", "training", "adam")  # training: forward and backward, with the gradients of x, weights and bias
 Timed = dict[str, Callable[[], Any]]
@@ -144,7 +150,9 @@ def training(case: Case, device: str, mode: str, only: tuple[str, ...] = ()) -> 
     x = torch.randn(case.batch, case.in_features, generator=generator).to(device).requires_grad_()
     seen = torch.randn(case.batch, case.out_features, generator=generator).to(device)
     made = {name: layer for name, layer in layers(case, device).items() if not only or name in only}
-    calls: dict[str, tuple[Callable[[], Tensor], nn.Module]] = {name: (lambda l=layer: l(x), layer) for name, layer in made.items()}
+    calls: dict[str, tuple[Callable[[], Tensor], nn.Module]] = {
+        name: (lambda layer=layer: layer(x), layer) for name, layer in made.items()
+    }
     if device == "cpu" and has_onednn():
         twin: Any = nn.Linear(case.in_features, case.out_features)
         calls[ONEDNN] = (lambda: OneDNN.apply(x, twin.weight, twin.bias)), twin

@@ -44,9 +44,9 @@ def accuracy(args: Args, name: str) -> tuple[dict, Accuracy]:
             run.figure(
                 figures.against_sparsity(plt, known, args.sparsities, TITLES[name]),
                 "accuracy",
-                shows="Test accuracy against sparsity with 95 % intervals, dashed: the dense net; right: pixels permuted for the local "
+                shows="Test accuracy against sparsity, 95 % intervals, dashed: the dense net; right: pixels permuted for the local "
                 "wirings (a net without a sense of place cannot tell the difference).",
-                matters="What is above the small dense net pays per parameter; what falls when the pixels are permuted was locality.",
+                matters="What lies above the small dense net pays per parameter; what permuted pixels take away was locality.",
             )
             run.figure(
                 figures.against_time(plt, known, args.sparsities),
@@ -136,8 +136,8 @@ def original(args: Args) -> dict:
     setup = {
         "Model": "; ".join(labels.values()),
         "Data": "MNIST, all 60,000 training rows, 10,000 test rows",
-        "Optimisation": f"Adam, rate {ORIGINAL['rate']}, batch {ORIGINAL['batch']}, {epochs} epochs, nothing tuned; the sparse layer of "
-        "the local bundle learns with rate / density",
+        "Optimisation": f"Adam, rate {ORIGINAL['rate']}, batch {ORIGINAL['batch']}, {epochs} epochs, nothing tuned; the sparse "
+        "layer of the local bundle learns with rate / density",
     }
     title, objective = (
         "The original's protocol",
@@ -172,7 +172,7 @@ def original(args: Args) -> dict:
             source="docs/01_spaghettinet_explanation.md of the original",
             protocol="one unseeded run, no baseline",
             ours=f"{ours:.2f} % over {args.seeds} seeds",
-            honest=f"dense of the same size {values['dense'].mean():.2f} %, dense with as many weights {values['dense_small'].mean():.2f} %",
+            honest=f"dense of its size {values['dense'].mean():.2f} %, dense with its weights {values['dense_small'].mean():.2f} %",
             verdict="reproduced" if abs(ours - CLAIMED) <= 0.2 else "not reproduced",
         )
         run.claim(
@@ -184,8 +184,8 @@ def original(args: Args) -> dict:
             verdict="not reproduced",
         )
         run.conclude(
-            f"The accuracy is reproduced ({ours:.2f} %), the gain is not there: {gains[labels['dense']]['difference']:+.2f} points against "
-            f"the dense net it was cut from, {gains[labels['dense_small']]['difference']:+.2f} against a small dense net."
+            f"Under its own protocol the original reaches {ours:.2f} %: {gains[labels['dense']]['difference']:+.2f} points against "
+            f"the dense net of its size, {gains[labels['dense_small']]['difference']:+.2f} against a dense one of as many weights."
         )
         with runlog.style() as plt:
             run.figure(

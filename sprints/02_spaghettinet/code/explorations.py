@@ -7,7 +7,7 @@ from shared import runlog
 
 from . import comparisons, figures, learning, noodles, study, tangle, wiring
 from .comparisons import LABELS, LONGER, REWIRE_P, SHORT, TITLES, Accuracy
-from .images import CLASSES, load
+from .images import load
 from .learning import LOCAL, Job
 from .spaghettinet import SpaghettiLayer
 from .study import Args
@@ -27,7 +27,7 @@ def ablations(args: Args, name: str, known: Accuracy) -> dict:
     )
     what = setup(args, name) | {
         "Rates": "the same net with one rate for all weights, with rate / density for the sparse layer, and the small dense net",
-        "Skips": "a NoodleDAG in which each connection reads the level before, or with some probability any earlier neuron or pixel; "
+        "Skips": "a NoodleDAG: each connection reads the level before, or with some probability any earlier neuron or pixel; "
         "equal parameters, a rate tuned for each",
         "Epochs": f"{LONGER} times as many, with half as many seeds and the rates tuned on few epochs",
     }
@@ -59,8 +59,8 @@ def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stud
     one, other = (c["ci95"] for c in run.report["comparisons"][-2:])
     flips = one[1] < 0 < other[0]
     run.observe(
-        f"At the dense net's rate of {used:g} the sparse net is {shared.mean() - small.mean():+.2f} points from the small dense one, with "
-        f"rate / density {scaled.mean() - small.mean():+.2f}."
+        f"At the dense net's rate of {used:g} the sparse net is {shared.mean() - small.mean():+.2f} points from the small dense "
+        f"one, with rate / density {scaled.mean() - small.mean():+.2f}."
     )
     best = {label: max(line, key=lambda one: one.values("validation").mean()) for label, line in lines.items()}
     run.observe(
@@ -78,7 +78,7 @@ def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stud
         )
     if flips:
         return "At the dense net's learning rate the sparse net loses to the small dense one, with rate / density it wins."
-    return f"At the dense net's learning rate the density in the rate gives the sparse net {scaled.mean() - shared.mean():+.2f} points."
+    return f"At the dense net's learning rate the density in the rate is worth {scaled.mean() - shared.mean():+.2f} points."
 
 
 def skips(run: runlog.Run, args: Args, name: str, measure: study.Measure) -> str:
@@ -96,7 +96,7 @@ def skips(run: runlog.Run, args: Args, name: str, measure: study.Measure) -> str
         run.figure(
             figures.skips(plt, deep),
             "skips",
-            shows=f"Nets of {depth} levels with the same number of connections, some of which skip levels: validation accuracy over the "
+            shows=f"Nets of {depth} levels with equally many connections, some of which skip levels: validation accuracy over the "
             "epochs, a line per seed, and test accuracy.",
             matters="Spaghetti between levels, rather than within one, costs nothing: only the ends of the noodles move.",
         )
@@ -136,7 +136,8 @@ def longer(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stu
             shows=f"Test accuracy after {epochs} epochs (bar) and after {LONGER * epochs} (dots: seeds), {sparsity:.0%} sparsity.",
             matters="Whether rewiring only wanted more time.",
         )
-    return f"After {LONGER * epochs} epochs {LABELS[best]} is best on the validation rows ({many[best].values('test').mean():.2f} % on the test rows)."
+    reached = many[best].values("test").mean()
+    return f"After {LONGER * epochs} epochs {LABELS[best]} is best on the validation rows ({reached:.2f} % on the test rows)."
 
 
 def tangled(args: Args, name: str, known: Accuracy) -> dict:
@@ -173,16 +174,17 @@ def tangled(args: Args, name: str, known: Accuracy) -> dict:
             run.figure(
                 figures.locality(plt, sweep, known.dense),
                 "locality",
-                shows=f"Test accuracy of the small world against the share of connections that go anywhere, {sparsity:.0%} sparsity, with "
-                "95 % intervals; dashed: the dense net.",
-                matters="The curve that falls on images and does not on permuted pixels says what the wiring knows: what lies beside what.",
+                shows=f"Test accuracy of the small world against the share of connections that go anywhere, {sparsity:.0%} "
+                "sparsity, 95 % intervals; dashed: the dense net.",
+                matters="If it falls on images and not on permuted pixels, the wiring knew what lies beside what.",
             )
             draw(run, plt, args, name, known)
         run.conclude(
             f"Random wiring is as good an expander as can be; what foretells accuracy here is its opposite: neighbours are worth "
             f"{drops[False].mean():+.2f} points, and {drops[True].mean():+.2f} when nothing lies beside anything."
             if drops[False].mean() > max(0.0, drops[True].mean())
-            else f"No measure foretells accuracy here: neighbours are worth {drops[False].mean():+.2f} points, {drops[True].mean():+.2f} permuted."
+            else f"No measure foretells accuracy here: neighbours are worth {drops[False].mean():+.2f} points, permuted "
+            f"{drops[True].mean():+.2f}."
         )
     return run.report
 
@@ -241,7 +243,7 @@ def draw(run: runlog.Run, plt, args: Args, name: str, known: Accuracy) -> None:
     run.figure(
         noodles.plate(plt, tables, image),
         "noodles",
-        shows=f"Wirings with {STRANDS} connections per neuron: from the pixels of a test image curves lead to evenly chosen neurons.",
+        shows=f"Wirings with {STRANDS} connections per neuron: curves from the pixels of a test image to evenly chosen neurons.",
         matters="A tangle on top; below neighbours cook together, and a few noodles still go across the plate.",
     )
     layers, sparsity = {}, comparisons.main_sparsity(args)
@@ -257,7 +259,7 @@ def draw(run: runlog.Run, plt, args: Args, name: str, known: Accuracy) -> None:
     run.figure(
         noodles.fields(plt, layers, given.grid),
         "receptive_fields",
-        shows=f"Weights of the {24} hidden neurons that matter most to the readout of a trained net, {sparsity:.0%} sparsity; grey: no "
-        "connection.",
-        matters=f"What a neuron sees: a local one strokes and edges, a random one a scatter; {CLASSES} classes are read from them.",
+        shows=f"Weights of the 24 hidden neurons that matter most to the readout of a trained net, {sparsity:.0%} sparsity; "
+        "grey: no connection.",
+        matters="What a neuron sees: whether strokes and edges, or a scatter.",
     )

@@ -50,8 +50,8 @@ def pixels(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name == "digits":
         from sklearn.datasets import load_digits
 
-        given = load_digits()
-        return given.images.astype(np.uint8), given.target
+        flat, labels = load_digits(return_X_y=True)
+        return np.asarray(flat, np.uint8).reshape(-1, 8, 8), np.asarray(labels)
     parts = [data.read_idx(data.fetch(file)) for file in files(name)]
     return np.concatenate(parts[::2]), np.concatenate(parts[1::2])
 
@@ -77,5 +77,5 @@ def load(name: str, *, split: int = 0, permuted: bool = False, rows: int | None 
     x = (x - of_train.mean()) / of_train.std()
     if permuted:
         x = x[:, torch.randperm(height * width, generator=torch.Generator().manual_seed(0))]
-    parts = [torch.from_numpy(part[:rows]) for part in (train, validation, test)]
-    return Images(x, torch.from_numpy(labels.astype(np.int64)), *parts, (height, width))
+    first, second, third = (torch.from_numpy(part[:rows]) for part in (train, validation, test))
+    return Images(x, torch.from_numpy(labels.astype(np.int64)), first, second, third, (height, width))

@@ -52,6 +52,8 @@ class Job:
 class MaskedLinear(nn.Module):
     """A dense layer times a mask (out, in), the original's way: it computes, and keeps an optimizer's state of, every zero."""
 
+    mask: Tensor
+
     def __init__(self, weight: Tensor, mask: Tensor, bias: Tensor):
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight * mask), nn.Parameter(bias)

@@ -46,7 +46,7 @@ def strands(axes, indices: Tensor, image: np.ndarray, neurons: int) -> None:
             LineCollection(list(lines), colors=color, linewidths=0.8, alpha=min(0.8, 0.22 + 6 / len(read)), zorder=1)
         )
         axes.scatter(*end, s=60, color=SAUCE, edgecolor="#4A1A12", linewidth=0.8, zorder=3)  # a meatball
-        axes.scatter(*(end + [-0.004, 0.006]), s=7, color="#C9796A", zorder=4, linewidth=0)
+        axes.scatter(end[0] - 0.004, end[1] + 0.006, s=7, color="#C9796A", zorder=4, linewidth=0)
     axes.set(xlim=(-0.03, 2.53), ylim=(-0.03, 1.03), xticks=[], yticks=[], facecolor=PLATE)
     axes.set_aspect("auto")
     axes.grid(False)

@@ -1,14 +1,15 @@
 """Which nets are compared, and the trainings behind it: tuned on validation rows, each stored, so that a stopped study goes on.
 
-Every training is a file runs/spaghetti/<set>/<job>-<digest of the job and the data>.json. The code is not part of the digest: delete the
-folder after a change of what is trained.
+Every training is a file runs/spaghetti/<set>/<job>-<digest of the job and the data>.json. The code is not part of the digest:
+delete the folder after a change of what is trained.
 """
 
+import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ class Args(runlog.Args):
     sparsities: tuple[float, ...] = (0.7, 0.9, 0.95, 0.99)
     """Shares of absent connections."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-    """Learning rates, ascending, that every net is tuned over, on validation rows; more of them where the best is the first or last."""
+    """Learning rates, ascending, that every net is tuned over, on validation rows; more where the best is the first or last."""
     seeds: int = 10
     """Trainings of every net with its tuned rate; of the digits each has another split."""
     workers: int = 0
@@ -159,7 +160,7 @@ def measured(run: runlog.Run, args: Args, label: str) -> Measure:
                 f"{label}: {len(places) - len(missing)} of {len(places)} trainings are stored, {len(missing)} to do"
             )
         made = train_all(run, args, missing, places, label)
-        return {one: made[one] if one in made else json.loads(place.read_text()) for one, place in places.items()}  # type: ignore[union-attr]
+        return {one: made[one] if place is None or one in made else json.loads(place.read_text()) for one, place in places.items()}
 
     return measure
 
@@ -167,31 +168,30 @@ def measured(run: runlog.Run, args: Args, label: str) -> Measure:
 def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:
     """Train the jobs, the longest first, in as many processes as there are workers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(args.workers or (1 if run.device.kind == "cuda" else cores), len(jobs))
+    workers = args.workers or (1 if run.device.kind == "cuda" else cores)
     jobs = sorted(jobs, key=lambda one: (one.arm not in (DENSE, "erdos_renyi", "noodle_dag"), -one.epochs, one.sparsity))
-    if workers <= 1:
+    if workers == 1 or len(jobs) < 2:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             return {one: train_one(one, places[one], run.device.kind) for one in run.track(jobs, label)}
         finally:
             torch.set_num_threads(before)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    futures = {pool(workers).submit(train_one, one, places[one], run.device.kind): one for one in jobs}
     try:
-        futures = {pool.submit(train_one, one, places[one], run.device.kind): one for one in jobs}
-        for future in run.track(finished(futures), label, total=len(jobs)):
+        for future in run.track(as_completed(futures), label, total=len(jobs)):
             future.result()
-        return {one: future.result() for future, one in futures.items()}
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:  # also an interrupt: what has not begun shall not
+        pool(workers).shutdown(cancel_futures=True)
+        pool.cache_clear()
+        raise
+    return {one: future.result() for future, one in futures.items()}
 
 
-def finished(futures: Iterable[Future]) -> Iterable[Future]:
-    """Each future once it is done."""
-    left = set(futures)
-    while left:
-        done, left = wait(left, timeout=1, return_when=FIRST_EXCEPTION)
-        yield from done
+@functools.cache
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that are kept until this one ends: each takes seconds to start."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def train_one(one: Job, place: Path | None, device: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ MEANINGS = {
 def measure(indices: Tensor, in_features: int) -> dict[str, float]:
     """The measures of MEANINGS for a wiring (out, k).
 
-    Clustering: Latapy, Magnien & Del Vecchio 2008, doi:10.1016/j.socnet.2007.04.006 ("dot"), over all pairs of outputs that share an
-    input. Random wiring comes as near to the Ramanujan bound as one likes, with many nodes: Brito, Dumitriu & Harris, arXiv:1804.07808.
+    Clustering: Latapy, Magnien & Del Vecchio 2008, doi:10.1016/j.socnet.2007.04.006 ("dot"), over all pairs of outputs that share
+    an input. Large random wirings come near to the Ramanujan bound: Brito, Dumitriu & Harris, arXiv:1804.07808.
     """
     out, k = indices.shape
     columns = indices.cpu().numpy().ravel()
@@ -46,8 +46,8 @@ def measure(indices: Tensor, in_features: int) -> dict[str, float]:
 
 def path_length(reads: csr_matrix) -> float:
     """Mean steps from some nodes, drawn with a seed of their own, to all that they are connected with."""
-    graph = bmat([[None, reads], [reads.T, None]]).tocsr()
-    nodes = graph.shape[0]
+    graph = csr_matrix(bmat([[None, reads], [reads.T, None]]))
+    nodes = sum(reads.shape)
     sources = np.random.default_rng(0).choice(nodes, min(SOURCES, nodes), replace=False)
     steps = shortest_path(graph, unweighted=True, directed=False, indices=sources)
     return float(steps[np.isfinite(steps) & (steps > 0)].mean())

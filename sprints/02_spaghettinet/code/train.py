@@ -1,6 +1,6 @@
 """Train the nets of the comparison: ten arms with equal non-zeros, tuned on validation rows, several seeds each.
 
-$ make spaghetti-train                           the digits, a minute; MNIST and Fashion-MNIST too where their files are, under an hour each
+$ make spaghetti-train                           the digits, a minute; MNIST and Fashion-MNIST where their files are, an hour each
 $ make spaghetti-train ARGS="--only mnist"       one set, downloaded where it is not there
 $ make spaghetti-train ARGS=--smoke              toy size, seconds
 
@@ -21,8 +21,8 @@ def setup(args: Args, name: str) -> dict[str, str]:
     size = SIZES[name]
     split = "another stratified split per seed" if name == "digits" else "the official test rows, the last training rows validate"
     return {
-        "Model": f"one hidden layer of {size.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer units, "
-        "so that it has as many parameters",
+        "Model": f"one hidden layer of {size.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer "
+        "units, so that it has as many parameters",
         "Data": f"{TITLES[name]}, pixels standardised with one mean and deviation of the training rows; {split}",
         "Optimisation": f"Adam, {size.epochs} epochs, batch {size.batch}, warm-up and cosine, no augmentation; sparse layers learn "
         f"with rate / density; every rate chosen on validation rows with a seed of its own, {args.seeds} seeds reported",
@@ -72,8 +72,8 @@ def record(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     dst = {arm: known.plain[arm, sparsity].values("explored").mean() for arm in ("set", "rigl")}
     run.observe(f"SET ever had {dst['set']:.0%} of all connections, RigL {dst['rigl']:.0%}: short trainings explore little.")
     run.conclude(
-        f"{len(trained)} nets with {args.seeds} seeds each took {seconds / 3600:.2f} hours of processor time; tuned rates differ by "
-        f"a factor of {max(spread) / min(spread):.0f} between arms, although the sparse layers' rate already follows the density."
+        f"{len(trained)} nets with {args.seeds} seeds each took {seconds / 3600:.2f} hours of processor time; tuned rates differ "
+        f"by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the density."
     )
     with runlog.style() as plt:
         run.figure(
