@@ -37,17 +37,16 @@ def measure(indices: Tensor, in_features: int) -> dict[str, float]:
         "entropy": float(-(share * np.log(share)).sum() / np.log(in_features)) if in_features > 1 else 1.0,
         "degree_spread": float(fan_out.std() / mean_out),
         "dead_inputs": float((fan_out == 0).mean()),
-        "path_length": path_length(reads),
+        "path_length": path_length(reads, out + in_features),
         "clustering": float((shared[met] / (2 * k - shared[met])).mean()) if met.any() else 0.0,
         "singular_value": float(np.sqrt(max(squares[-2], 0.0))) if len(squares) > 1 else 0.0,
         "best_singular_value": float(min(1.0, (np.sqrt(k - 1) + np.sqrt(max(mean_out - 1, 0))) / np.sqrt(k * mean_out))),
     }
 
 
-def path_length(reads: csr_matrix) -> float:
+def path_length(reads: csr_matrix, nodes: int) -> float:
     """Mean steps from some nodes, drawn with a seed of their own, to all that they are connected with."""
     graph = csr_matrix(bmat([[None, reads], [reads.T, None]]))
-    nodes = sum(reads.shape)
     sources = np.random.default_rng(0).choice(nodes, min(SOURCES, nodes), replace=False)
     steps = shortest_path(graph, unweighted=True, directed=False, indices=sources)
     return float(steps[np.isfinite(steps) & (steps > 0)].mean())
