@@ -8,6 +8,7 @@ $ make spaghetti-bench ARGS=--smoke              toy size, seconds
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,6 +202,7 @@ def main(args: Args) -> Mapping[str, dict]:
         raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
     if args.repeats < 2 or min(args.batches) < 1 or not all(0 < sparsity < 1 for sparsity in args.sparsities):
         raise UserError("--repeats must be at least 2, --batches at least 1, --sparsities between 0 and 1")
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
     if args.smoke:
         args.shapes, args.batches, args.sparsities, args.repeats = ("64x64",), (1, 8), (0.9,), 2
     chosen: Sequence[str] = args.only or list(EXPERIMENTS)

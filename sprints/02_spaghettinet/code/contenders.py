@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .learning import MaskedLinear
@@ -176,7 +175,3 @@ def step(call: Callable[[], Tensor], x: Tensor, seen: Tensor, parameters: list, 
             optimizer.step()
 
     return run
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / F.normalize(theirs, dim=0).norm().clamp_min(1e-12)) if theirs.numel() else 0.0

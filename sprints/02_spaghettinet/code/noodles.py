@@ -61,8 +61,7 @@ def fields(plt, layers: Mapping[str, tuple[np.ndarray, np.ndarray]], grid: tuple
     """
     rows = 2
     figure, axes = plt.subplots(len(layers) * rows, columns, figsize=(0.82 * columns, 0.9 * rows * len(layers)))
-    blank = plt.get_cmap("RdBu_r").copy()
-    blank.set_bad("0.85")
+    blank = plt.get_cmap("RdBu_r").with_extremes(bad="0.85")
     for block, (title, (weight, present)) in enumerate(layers.items()):
         for place in range(rows * columns):
             one = axes[block * rows + place // columns, place % columns]
