@@ -16,7 +16,7 @@ def plate(plt, wirings: Mapping[str, Tensor], image: np.ndarray, neurons: int = 
 
     The neurons stand in a column in the order of their numbers, so that neighbours are neighbours.
     """
-    figure, panels = plt.subplots(2, 2, figsize=(7.6, 7.2), facecolor=PLATE)
+    figure, panels = plt.subplots(2, 2, figsize=(6.6, 6.3), facecolor=PLATE)
     for axes, (title, indices) in zip(panels.flat, wirings.items(), strict=True):
         strands(axes, indices, image, neurons)
         axes.set_title(title, color=SAUCE, fontsize=12, pad=3)
