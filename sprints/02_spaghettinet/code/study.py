@@ -43,7 +43,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "digits": Size(256, 20, 64, (10, 64, 7 / 8)),
+    "digits": Size(256, 16, 64, (10, 64, 7 / 8)),
     "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
     "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
 }
