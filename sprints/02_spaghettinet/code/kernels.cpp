@@ -11,8 +11,8 @@
 #ifndef WIDTH
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <memory>
 #define CHUNK 64
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -26,8 +26,7 @@
 struct Packed {  // packed.py has the same
     const void* w;
     const float* bias;
-    const uint8_t* lanes;
-    const int32_t *blocks, *quads;
+    const int32_t *lanes, *blocks, *quads;
     int64_t in, out, k, half;
 };
 alignas(64) static const float NOTHING[16] = {};
@@ -84,6 +83,7 @@ namespace SUFFIX {
 typedef float Vec __attribute__((vector_size(4 * WIDTH)));
 typedef float Loose __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
 
 TARGET static inline Vec load(const float* p) { return *(const Loose*)p; }
 TARGET static inline void store(float* p, Vec v) { *(Loose*)p = v; }
@@ -322,87 +322,64 @@ extern "C" TARGET void NAME(backward)(const float* g, const float* x, const floa
 
 namespace SUFFIX {
 
-struct Lanes {
+struct Lanes {  // of 16 outputs
     Vec part[16 / WIDTH];
 };
 
-// sum[o] += w[o] * x[lanes[o]] for 16 outputs o that read a block of 16 inputs
-TARGET static inline void add_entry(Lanes& sum, const float* w, const uint8_t* lanes, const float* x) {
+// x[lane[o]] of a block x of 16 inputs, for WIDTH outputs o; a lane is the low half byte of its word.
+TARGET static inline Vec permute(const float* x, Words lane) {
 #if WIDTH == 16
-    sum.part[0] +=
-        load(w) * (Vec)_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), _mm512_loadu_ps(x));
+    return (Vec)_mm512_permutexvar_ps((__m512i)lane, _mm512_loadu_ps(x));
 #elif WIDTH == 8
-    for (int h = 0; h < 2; h++) {
-        __m256i lane = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(lanes + 8 * h)));
-        __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), lane),
-               high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), lane);
-        sum.part[h] += load(w + 8 * h) * (Vec)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lane, 28)));
-    }
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), (__m256i)lane),
+           high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), (__m256i)lane);
+    return (Vec)_mm256_blendv_ps(low, high, (__m256)(lane << 28));
 #else
-    for (int h = 0; h < 16; h += WIDTH)
-        sum.part[h / WIDTH] += load(w + h) * Vec{x[lanes[h]], x[lanes[h + 1]], x[lanes[h + 2]], x[lanes[h + 3]]};
+    return Vec{x[lane[0] & 15], x[lane[1] & 15], x[lane[2] & 15], x[lane[3] & 15]};
 #endif
 }
 
-// y = bias + the sum of the entries, for one row; four sums at a time hide the latency of the multiply-add.
-TARGET static inline void entries_row(const float* x, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
-                                      const float* bias, float* y) {
-    Lanes a[4] = {};
-    int64_t e = 0;
-    for (; e + 4 <= n; e += 4)
-        for (int u = 0; u < 4; u++) add_entry(a[u], w + 16 * (e + u), lanes + 16 * (e + u), x + 16 * (int64_t)ids[e + u]);
-    for (; e < n; e++) add_entry(a[0], w + 16 * e, lanes + 16 * e, x + 16 * (int64_t)ids[e]);
-    for (int h = 0; h < 16 / WIDTH; h++) {
-        Vec sum = (a[0].part[h] + a[1].part[h]) + (a[2].part[h] + a[3].part[h]);
-        store(y + h * WIDTH, bias ? sum + load(bias + h * WIDTH) : sum);
-    }
-}
-
-// Entries 2j and 2j + 1 of a packed bundle for one row. Byte o of `lanes` holds the lanes of both for output o: the low half of a byte
-// is that of the first, and a permutation looks at no more than the low half. w: 16 floats of each, or where HALF is true 16 pairs of
-// bfloat16, the first in the low half of 32 bits.
+// Two entries of a packed bundle for one row: sum[o] += w[o] * x[lane[o]]. `lanes` holds those of the first in its low half bytes,
+// above them those of the second. w: 16 floats of each, or where HALF is true 16 pairs of bfloat16, the first in the low half.
 template <bool HALF>
-TARGET static inline void add_pair(Lanes& first, Lanes& second, const void* w, const uint8_t* lanes, const float* x0,
+TARGET static inline void add_pair(Lanes& first, Lanes& second, const char* w, const Words* lanes, int shift, const float* x0,
                                    const float* x1) {
-#if WIDTH == 16
-    __m512i lane = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)lanes)), both = _mm512_loadu_si512(w);
-    __m512 w0 = _mm512_castsi512_ps(HALF ? _mm512_slli_epi32(both, 16) : both);
-    __m512 w1 = HALF ? _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)))
-                     : _mm512_loadu_ps((const float*)w + 16);
-    first.part[0] += (Vec)w0 * (Vec)_mm512_permutexvar_ps(lane, _mm512_loadu_ps(x0));
-    second.part[0] += (Vec)w1 * (Vec)_mm512_permutexvar_ps(_mm512_srli_epi32(lane, 4), _mm512_loadu_ps(x1));
-#else
-    float weight[32];
-    uint8_t lane[32];
-    for (int o = 0; o < 16; o++) {
-        uint32_t both = HALF ? ((const uint32_t*)w)[o] : 0, low = both << 16, high = both & 0xffff0000;
-        if (HALF)
-            memcpy(weight + o, &low, 4), memcpy(weight + 16 + o, &high, 4);
-        else
-            weight[o] = ((const float*)w)[o], weight[16 + o] = ((const float*)w)[16 + o];
-        lane[o] = lanes[o] & 15, lane[16 + o] = lanes[o] >> 4;
+#pragma GCC unroll 4
+    for (int h = 0; h < 16 / WIDTH; h++) {
+        const float* p = (const float*)w + h * WIDTH;
+        Words both = (Words)load(p), lane = lanes[h] >> shift;
+        Vec w0 = HALF ? (Vec)(both << 16) : (Vec)both, w1 = HALF ? (Vec)(both & 0xffff0000u) : load(p + (HALF ? 0 : 16));
+        first.part[h] += w0 * permute(x0, lane);
+        second.part[h] += w1 * permute(x1, lane >> 4);
     }
-    add_entry(first, weight, lane, x0);
-    add_entry(second, weight + 16, lane + 16, x1);
-#endif
 }
 
-// y = bias + the sum of the pairs of a tile, for one row.
+// y = bias + the sum of the entries of a tile, for one row. Eight entries share 16 words of lanes; the sums of several at a time hide
+// the latency of the multiply-add.
 template <bool HALF>
-TARGET static inline void pairs_row(const float* x, const void* w, const uint8_t* lanes, const int32_t* ids, int64_t k,
-                                    const float* bias, float* y) {
+TARGET static inline void packed_row(const float* x, const char* w, const int32_t* lanes, const int32_t* ids, int64_t k,
+                                     const float* bias, float* y) {
     const int64_t size = HALF ? 64 : 128;  // bytes of weights of a pair
-    const char* at = (const char*)w;
-    Lanes a[4] = {};
-    int64_t e = 0;
-    for (; e + 4 <= k; e += 4, at += 2 * size, lanes += 32) {
-        add_pair<HALF>(a[0], a[1], at, lanes, x + 16 * (int64_t)ids[e], x + 16 * (int64_t)ids[e + 1]);
-        add_pair<HALF>(a[2], a[3], at + size, lanes + 16, x + 16 * (int64_t)ids[e + 2], x + 16 * (int64_t)ids[e + 3]);
+    const int sums = WIDTH == 16 ? 8 : 4;  // that fit into the registers
+    Lanes a[sums] = {};
+    for (int64_t e = 0; e < k; e += 8, lanes += 16) {
+        Words lane[16 / WIDTH];
+#pragma GCC unroll 4
+        for (int h = 0; h < 16 / WIDTH; h++) lane[h] = (Words)load((const float*)lanes + h * WIDTH);
+        if (e + 8 <= k) {
+#pragma GCC unroll 4
+            for (int u = 0; u < 8; u += 2, w += size)
+                add_pair<HALF>(a[u % sums], a[u % sums + 1], w, lane, 4 * u, x + 16 * (int64_t)ids[e + u],
+                               x + 16 * (int64_t)ids[e + u + 1]);
+        } else
+            for (int u = 0; e + u < k; u += 2, w += size)
+                add_pair<HALF>(a[0], a[1], w, lane, 4 * u, x + 16 * (int64_t)ids[e + u],
+                               e + u + 1 < k ? x + 16 * (int64_t)ids[e + u + 1] : NOTHING);
     }
-    for (; e < k; e += 2, at += size, lanes += 16)
-        add_pair<HALF>(a[0], a[1], at, lanes, x + 16 * (int64_t)ids[e], e + 1 < k ? x + 16 * (int64_t)ids[e + 1] : NOTHING);
     for (int h = 0; h < 16 / WIDTH; h++) {
         Vec sum = (a[0].part[h] + a[1].part[h]) + (a[2].part[h] + a[3].part[h]);
+        if (sums == 8)
+            sum += (a[4 % sums].part[h] + a[5 % sums].part[h]) + (a[6 % sums].part[h] + a[7 % sums].part[h]);
         store(y + h * WIDTH, bias ? sum + load(bias + h * WIDTH) : sum);
     }
 }
@@ -415,37 +392,32 @@ static inline void scatter_quads(const float* from, float* to, const int32_t* qu
     for (int64_t q = 0; q < n; q++) memcpy(to + quads[q], from + 4 * q, 16);
 }
 
-}  // namespace SUFFIX
-
-namespace SUFFIX {
-
 // Tile t for all rows of `from`, which are in block order.
 TARGET static void packed_tile(const Packed* p, const float* from, float* y, int64_t B, int64_t t) {
-    const int64_t pairs = (p->k + 1) / 2;
+    const int64_t pairs = (p->k + 1) / 2, groups = (p->k + 7) / 8;
     const char* w = (const char*)p->w + t * pairs * (p->half ? 64 : 128);
     const float* bias = p->bias ? p->bias + 16 * t : nullptr;
-    for (int64_t b = 0; b < B; b++) {
-        const float* x = from + b * p->in;
-        float* to = y + b * p->out + 16 * t;
-        if (p->half)
-            pairs_row<true>(x, w, p->lanes + t * pairs * 16, p->blocks + t * p->k, p->k, bias, to);
-        else
-            pairs_row<false>(x, w, p->lanes + t * pairs * 16, p->blocks + t * p->k, p->k, bias, to);
-    }
+    auto row = p->half ? packed_row<true> : packed_row<false>;
+    for (int64_t b = 0; b < B; b++)
+        row(from + b * p->in, w, p->lanes + t * groups * 16, p->blocks + t * p->k, p->k, bias, y + b * p->out + 16 * t);
 }
 
 }  // namespace SUFFIX
 
 // y = x W^T + bias for the weights of a bundle in pairs of entries (packed.py), float32 or bfloat16. One pointer to what stays the
-// same keeps the call short: it takes as long as a small product.
+// same, and no parallel region on one thread, keep the call short: it takes as long as a small product.
 extern "C" TARGET void NAME(packed)(const Packed* p, const float* x, float* y, int64_t B, int64_t threads) {
     using namespace SUFFIX;
-    float* ordered = p->quads ? (float*)malloc(B * p->in * 4) : nullptr;
-    for (int64_t b = 0; ordered && b < B; b++) gather_quads(x + b * p->in, ordered + b * p->in, p->quads, p->in / 4);
-    const float* from = ordered ? ordered : x;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t t = 0; t < p->out / 16; t++) packed_tile(p, from, y, B, t);
-    free(ordered);
+    std::unique_ptr<float[]> ordered(p->quads ? new float[B * p->in] : nullptr);
+    for (int64_t b = 0; ordered && b < B; b++) gather_quads(x + b * p->in, ordered.get() + b * p->in, p->quads, p->in / 4);
+    const float* from = ordered ? ordered.get() : x;
+    const int64_t tiles = p->out / 16;
+    if (threads == 1) {
+        for (int64_t t = 0; t < tiles; t++) packed_tile(p, from, y, B, t);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < tiles; t++) packed_tile(p, from, y, B, t);
 }
 
 #if WIDTH == 16  // training a bundle: elsewhere the generic kernels are as fast
@@ -469,6 +441,19 @@ TARGET static inline void entries(const float* x, int64_t x_step, const float* w
             a[r] = _mm512_fmadd_ps(weight, _mm512_permutexvar_ps(lane, _mm512_loadu_ps(p + r * x_step)), a[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(y + r * y_step, a[r]);
+}
+
+// The same for one row; four sums at a time hide the latency of the multiply-add.
+TARGET static inline void entries_row(const float* x, const float* w, const uint8_t* lanes, const int32_t* ids, int64_t n,
+                                      const float* bias, float* y) {
+    Vec a[4] = {};
+    int64_t e = 0;
+    for (; e + 4 <= n; e += 4)
+        for (int u = 0; u < 4; u++)
+            a[u] += load(w + 16 * (e + u)) * permute(x + 16 * (int64_t)ids[e + u], (Words)lanes_at(lanes + 16 * (e + u)));
+    for (; e < n; e++) a[0] += load(w + 16 * e) * permute(x + 16 * (int64_t)ids[e], (Words)lanes_at(lanes + 16 * e));
+    Vec sum = (a[0] + a[1]) + (a[2] + a[3]);
+    store(y, bias ? sum + load(bias) : sum);
 }
 
 // Segments s0 to s1 for all rows. Segment s has the entries offsets[s] to offsets[s + 1], or k of them where offsets is null. A few
