@@ -74,10 +74,17 @@ def test_all_layers_that_are_timed_compute_what_they_should(mode, batch):
         torch.testing.assert_close(found[contenders.PACKED], found[contenders.BUNDLE], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[contenders.HALF], found[contenders.BUNDLE], rtol=0.05, atol=0.05)
         assert not any(y.requires_grad for y in found.values())
-    else:
-        for name, call in contenders.training(case, "cpu", mode).items():
-            call()
-            assert call() is None, name
+        return
+    for name, call in contenders.training(case, "cpu", mode).items():
+        call()
+        assert call() is None, name
+    gradients = {}
+    for name, layer in contenders.layers(case, "cpu").items():
+        x = torch.ones(batch, 64, requires_grad=True)
+        layer(x).square().sum().backward()
+        gradients[name] = x.grad, layer.bias.grad
+    for name in (contenders.MASKED, contenders.CSR, contenders.TORCH):
+        torch.testing.assert_close(gradients[name], gradients[contenders.RANDOM], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not contenders.has_onednn(), reason="this build of torch has no oneDNN linear")
@@ -109,6 +116,20 @@ def test_packed_bfloat16_is_the_layer_with_rounded_weights(fan_in, rows):
         layer.pack(torch.float16)
 
 
+def test_a_packed_layer_calls_its_hooks_and_refuses_to_become_something_else():
+    packed, x, seen = SpaghettiLayer(64, 32, wiring="bundle", seed=0).pack(), torch.ones(1, 64), []
+    hook = packed.register_forward_hook(lambda layer, given, y: seen.append(y))
+    y = packed(x)
+    assert seen[0] is y
+    hook.remove()
+    assert torch.equal(packed(x), y) and len(seen) == 1
+    packed.weight.mul_(2)
+    torch.testing.assert_close(packed(x), 2 * y)
+    with pytest.raises(ValueError, match=r"its weight has become torch\.float64 on cpu"):
+        packed.double()(x)
+    assert torch.equal(packed.float()(x), 2 * y)
+
+
 def test_an_infinite_input_reaches_only_those_that_read_it():
     layer = SpaghettiLayer(64, 32, fan_in=3, wiring="bundle", seed=0)
     x = torch.ones(1, 64)
@@ -137,7 +158,8 @@ def test_races_are_interleaved_and_begin_with_another_each_round(monkeypatch):
     timed = {name: lambda name=name: order.append(name) for name in "abc"}
     monkeypatch.setattr(bench, "calls_per_sample", lambda call, device: 1)
     seconds = bench.race(timed, 3, "cpu")
-    assert "".join(order) == "abcbcacab" and all(len(one) == 3 for one in seconds.values())
+    assert "".join(order[::2]) == "".join(order[1::2]) == "abcbcacab", "one call to warm up, then the one that is timed"
+    assert all(len(one) == 3 for one in seconds.values())
 
 
 @pytest.mark.parametrize("text", ["784", "784x", "10x20", "0x16"])

@@ -153,11 +153,13 @@ def test_without_the_kernels_torch_computes_and_it_is_said_once(fresh, monkeypat
 
 
 @compiled
-def test_openmp_is_left_out_where_the_compiler_has_none(fresh, monkeypatch, tmp_path):
+@pytest.mark.parametrize("missing", ["compiler", "runtime"])
+def test_openmp_is_left_out_where_there_is_none(fresh, monkeypatch, tmp_path, missing):
     compiler = tmp_path / "without_openmp"
-    compiler.write_text(
-        f'#!/bin/sh\ncase "$*" in *-fopenmp*) echo "error: no OpenMP" >&2; exit 1;; esac\nexec {kernels.find_compiler()} "$@"\n'
+    fails = (
+        'echo "error: no OpenMP" >&2; exit 1' if missing == "compiler" else 'for last; do :; done; echo no library > "$last"; exit'
     )
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-fopenmp*) {fails};; esac\nexec {kernels.find_compiler()} "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     made, layer, x = results(("random", 33, 17), 70)

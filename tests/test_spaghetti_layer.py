@@ -184,6 +184,9 @@ def test_a_state_dict_fits_every_engine_and_only_its_own_wiring():
     other.load_state_dict(state)
     assert torch.equal(other(x), layers["c"](x))
     SpaghettiLayer(64, 32, wiring=state["indices"]).load_state_dict(state)
+    for layer in layers.values():
+        layer.load_state_dict(state | {"indices": state["indices"].long()}, assign=True)
+        close(layer(x), other(x))
     net, peer = (SpaghettiNet([64, 32, 16, 10], seed=seed) for seed in (0, 1))
     spaghettinet.adopt_wiring(peer, net.state_dict())
     peer.load_state_dict(net.state_dict())
@@ -246,6 +249,8 @@ REFUSED = {
     "fan_in must be 1 to in_features = 32; got 0": lambda: SpaghettiLayer(32, 16, fan_in=0),
     r"sparsity must be in \[0, 1\); got 1": lambda: SpaghettiLayer(32, 16, sparsity=1.0),
     r"sparsity must be in \[0, 1\); got nan": lambda: SpaghettiLayer(32, 16, sparsity=float("nan")),
+    r"fan_in must be .* got 3\.5": lambda: SpaghettiLayer(32, 16, fan_in=3.5),
+    "do not fit together": lambda: torch.func.functional_call(LAYER, {"weight": torch.ones(16, 9)}, torch.ones(2, 32)),
     "sparsity or fan_in, not both": lambda: SpaghettiLayer(32, 16, sparsity=0.5, fan_in=3),
     "at least 1; got 0, 16": lambda: SpaghettiLayer(0, 16),
     "rewire_p must be": lambda: SpaghettiLayer(32, 16, rewire_p=1.5),
@@ -272,6 +277,7 @@ REFUSED = {
     "is float32 on the CPU": lambda: SpaghettiLayer(32, 16, wiring="bundle").double().pack(),
     r"expected float32 \(..., 32\)": lambda: SpaghettiLayer(32, 16, wiring="bundle").pack()(torch.ones(3, 16)),
     "has no gradients": lambda: SpaghettiLayer(32, 16, wiring="bundle").pack()(torch.ones(3, 32, requires_grad=True)),
+    "grid 4 x 4 does not have in_features = 32": lambda: SpaghettiLayer(32, 16, grid=(4, 4)),
     r"the wiring is \(16, 4\); got \(16, 5\)": lambda: LAYER.rewire(torch.zeros(16, 5, dtype=torch.int32)),
     "sizes must be": lambda: SpaghettiNet([32, 10]),
 }
@@ -292,3 +298,12 @@ def test_indices_that_were_edited_in_place_are_checked_before_use(engine):
     layer.indices[0, 0] = 10**6
     with pytest.raises(ValueError, match="index 1000000 is outside"):
         layer(x)
+
+
+@pytest.mark.parametrize("engine", ["c", "torch"])
+def test_a_wiring_that_changes_between_forward_and_backward_is_noticed(engine):
+    layer = SpaghettiLayer(32, 16, fan_in=4, seed=0, engine=engine)
+    y = layer(torch.randn(3, 32))
+    layer.rewire(layer.indices.flip(0))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

@@ -1,6 +1,6 @@
 """How fast: our layer beside nn.Linear, oneDNN's linear, a masked one and other sparse ones, interleaved in one process.
 
-$ make spaghetti-bench                           three shapes, batches and sparsities each; a quarter of an hour, on an idle machine
+$ make spaghetti-bench                           three shapes, batches and sparsities each; half an hour, on an idle machine
 $ make spaghetti-bench ARGS="--only roofline"    the machine's limits and how near we come, a minute
 $ make spaghetti-bench ARGS=--smoke              toy size, seconds
 
@@ -59,11 +59,12 @@ def race(timed: contenders.Timed, repeats: int, device: str) -> Times:
 
 
 def calls_per_sample(call: Callable[[], Any], device: str) -> int:
-    call()  # the first one builds, allocates, finds its algorithm
+    sample(call, 1, device)  # the first one builds, allocates, finds its algorithm
     return max(1, int(SHORTEST / max(1e-7, sample(call, 2, device))))
 
 
 def sample(call: Callable[[], Any], calls: int, device: str) -> float:
+    call()  # those before it have emptied the caches, and a sample of many calls would hardly notice
     synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -83,7 +84,8 @@ def setup(run_device: str) -> dict[str, str]:
         "layers": "the same weights for all that can hold them; x and y row-major, so transposes and bias are part of the work",
         "threads": f"{torch.get_num_threads()} for everyone but SciPy, which has one",
         "ours": f"kernels for {engine.isa}" if engine else "no C kernels on this device",
-        "protocol": "one process; in every round each layer once, in turn; speed-ups are ratios within a round",
+        "protocol": "one process; in every round each layer in turn, one call to warm up and then a millisecond of calls at least; "
+        "speed-ups are ratios within a round",
     }
 
 
@@ -112,7 +114,7 @@ def speed(args: Args) -> dict:
         for case, mode in run.track(cells, "cells"):
             timed = contenders.forward(case, device) if mode == "forward" else contenders.training(case, device, mode)
             table[case, mode] = race(timed, args.repeats, device)
-        timings.record(run, args.sparsities, table)
+        timings.record(run, table)
         lines = ["shape,batch,sparsity,mode,layer,median_us,low_us,high_us"]
         for (case, mode), times in table.items():
             for name, seconds in times.items():

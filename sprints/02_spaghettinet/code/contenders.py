@@ -3,6 +3,7 @@
 A name maps to a function of no arguments that does the whole work once, its transposes, bias and optimizer step included.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .learning import MaskedLinear
 from .spaghettinet import SpaghettiLayer
+from .wiring import PATCH
 
 LINEAR, ONEDNN, MASKED, CSR, SCIPY = "nn.Linear", "oneDNN linear", "masked (the original)", "torch.sparse CSR", "SciPy CSR"
 SPARSELINEAR, TORCH, RANDOM, BUNDLE, PACKED = (
@@ -21,7 +23,7 @@ SPARSELINEAR, TORCH, RANDOM, BUNDLE, PACKED = (
     "ours, bundle",
     "ours, packed bundle",
 )
-HALF = "ours, packed bundle, bf16"
+HALF, LOCAL = "ours, packed bundle, bf16", "ours, local bundle"
 MODES = ("forward", "training", "adam")  # training: forward and backward, with the gradients of x, weights and bias
 Timed = dict[str, Callable[[], Any]]
 
@@ -55,7 +57,7 @@ class OneDNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (g,), (x, weight) = grads, ctx.saved_tensors
-        return product(g, weight.t()), product(g.t(), x.t()), g.sum(0)
+        return product(g, weight.t()), product(g.t().contiguous(), x.t()), g.sum(0)  # the fastest of its layouts
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -96,6 +98,9 @@ def layers(case: Case, device: str) -> dict[str, nn.Module]:
     }
     if device == "cpu":
         made |= {RANDOM: random, BUNDLE: SpaghettiLayer(n, out, **size, wiring="bundle")}
+        side = math.isqrt(n)
+        if side**2 == n and side % PATCH == 0:
+            made[LOCAL] = SpaghettiLayer(n, out, **size, wiring="local_bundle", grid=(side, side))
         try:
             import sparselinear  # type: ignore[import-not-found]  # optional: not among the requirements
 

@@ -25,6 +25,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structure,
     engine = "masked" if x.numel() == 0 or torch.compiler.is_compiling() else resolve(engine, x)
     if engine == "masked":
         return F.linear(x, dense(weight, structure), bias)
+    if weight.shape != structure.indices.shape or (bias is not None and (bias.shape, bias.dtype) != (weight.shape[:1], x.dtype)):
+        raise ValueError("weight, bias and indices do not fit together")
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
         return SparseLinear.apply(x, weight, bias, structure, engine)
     return FORWARD[engine](x, weight, bias, structure)
@@ -55,7 +57,7 @@ class SparseLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structure, engine: str) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, structure.indices)  # so that autograd notices a wiring that changes before backward
         ctx.structure, ctx.engine = structure, engine
         return FORWARD[engine](x, weight, bias, structure)
 
@@ -65,7 +67,7 @@ class SparseLinear(torch.autograd.Function):
         if torch.is_autocast_enabled(g.device.type):
             with torch.autocast(g.device.type, enabled=False):
                 return SparseLinear.backward(ctx, g)
-        x, weight = ctx.saved_tensors
+        x, weight, _ = ctx.saved_tensors
         function = masked_backward if torch.is_grad_enabled() else BACKWARD[ctx.engine]
         return *function(g, x, weight, ctx.structure, ctx.needs_input_grad[:3]), None, None
 

@@ -77,15 +77,14 @@ def library() -> ctypes.CDLL:
     source = SOURCE.read_bytes()
     text = repr((FLAGS, OPENMP, platform.system(), platform.machine())).encode()
     path = cache_folder() / f"noodles-{hashlib.sha256(source + text).hexdigest()[:16]}.so"
-    if not path.is_file():
-        compiler = find_compiler()
-        try:
+    try:
+        if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            build(compiler, path)
-        except OSError:  # a folder that cannot be written: build for this process only
-            with tempfile.TemporaryDirectory() as folder:
-                build(compiler, Path(folder) / path.name)
-                return _load(Path(folder) / path.name)
+            build(find_compiler(), path)
+    except OSError:  # a folder that cannot be read or written: build for this process only
+        with tempfile.TemporaryDirectory() as folder:
+            build(find_compiler(), Path(folder) / path.name)
+            return _load(Path(folder) / path.name)
     return _load(path)
 
 
@@ -104,7 +103,7 @@ def find_compiler() -> str:
 
 
 def build(compiler: str, path: Path) -> None:
-    """Compile into `path`, whole or not at all; without OpenMP, that is on one thread, where the compiler has none.
+    """Compile into `path`, whole or not at all; without OpenMP, that is on one thread, where compiler or loader have none.
 
     Raises BuildError where the source does not compile and OSError where the folder cannot be written.
     """
@@ -114,11 +113,16 @@ def build(compiler: str, path: Path) -> None:
         for openmp in (OPENMP, []):
             command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", name]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or ["no message"]
+            failure = BuildError(f"{compiler} failed: {lines[0]}")
             if ran.returncode == 0:
-                os.replace(name, path)
-                return
-        lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or ["no message"]
-        raise BuildError(f"{compiler} failed: {lines[0]}")
+                try:
+                    _load(Path(name))  # without OpenMP's runtime it would not
+                    os.replace(name, path)
+                    return
+                except BuildError as error:
+                    failure = error
+        raise failure
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{compiler} did not finish in {error.timeout:.0f} seconds") from None
     finally:

@@ -59,6 +59,11 @@ class MaskedLinear(nn.Module):
         self.weight, self.bias = nn.Parameter(weight * mask), nn.Parameter(bias)
         self.register_buffer("mask", mask)
 
+    @property
+    def density(self) -> float:
+        """Share of connections that are present; param_groups looks for it."""
+        return self.mask.mean().item()
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.mask, self.bias)
 
@@ -145,7 +150,9 @@ def learn(job: Job, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
             optimizer.zero_grad()
             loss.backward()
             if rewirer and rewirer.step() and explored is not None:
+                paused = clock()
                 explored |= wired(net, given)
+                start += clock() - paused
             optimizer.step()
             if schedule:
                 schedule.step()

@@ -92,8 +92,12 @@ class PackedLayer(nn.Module):
         plan.kernel(plan.address, x.data_ptr(), y.data_ptr(), rows, 1 if rows * plan.work < SMALL else torch.get_num_threads())
         return y if x.ndim == 2 else y.view(*x.shape[:-1], out)
 
-    def _planned(self) -> "_Plan":
-        """Made anew when the tensors are others, as after load_state_dict(assign=True)."""
+    def _planned(self) -> _Plan:
+        """Made anew when the tensors are others, as after load_state_dict(assign=True). ValueError if of another type or device."""
+        floats = {"weight": torch.int32 if self.half else torch.float32, "bias": torch.float32}
+        for name, tensor in self._buffers.items():
+            if tensor is not None and (tensor.dtype != floats.get(name, torch.int32) or not tensor.is_cpu):
+                raise ValueError(f"a packed layer stays as it is: its {name} has become {tensor.dtype} on {tensor.device}")
         sizes = self.in_features, self.out_features, self.fan_in, self.half
         packed = _Packed(*(pointer(self._buffers[name]) for name in TENSORS), *sizes)
         lib = kernels()

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from .contenders import HALF, ONEDNN, PACKED, Case, has_onednn, product
+from .contenders import BUNDLE, HALF, ONEDNN, PACKED, Case, has_onednn, product
 
-ENTRY = {PACKED: 4 + 0.5 + 0.25, HALF: 2 + 0.5 + 0.25}  # bytes of a connection of a bundle: weight, half a lane byte, 1/16 block id
+# Bytes of a connection of a bundle: weight, lane (packed: half a byte), a sixteenth of a block's number.
+ENTRY = {PACKED: 4 + 0.5 + 0.25, HALF: 2 + 0.5 + 0.25, BUNDLE: 4 + 1 + 0.25}
 TABLE = 8  # of a table's: weight and index
 
 
@@ -65,7 +66,7 @@ def figure(plt, points: Sequence[tuple[str, str, float, float]], memory: float, 
     x = torch.logspace(-1, 2.5, 200).numpy()
     for level, style, label in ((memory, "-", f"memory {memory / 1e9:.0f} GB/s"), (cache, "--", f"cache {cache / 1e9:.0f} GB/s")):
         axes.plot(x, [min(flops, level * one) / 1e9 for one in x], color="black", linestyle=style, linewidth=1.3, label=label)
-    for name, color in ((ONEDNN, "0.55"), ("ours, bundle", "C1"), (PACKED, "C2"), (HALF, "C3")):
+    for name, color in ((ONEDNN, "0.55"), (BUNDLE, "C1"), (PACKED, "C2"), (HALF, "C3")):
         own = [point for point in points if point[0] == name]
         if own:
             axes.scatter([p[2] for p in own], [p[3] / 1e9 for p in own], color=color, s=36, zorder=3, label=name)

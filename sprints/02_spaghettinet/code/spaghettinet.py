@@ -60,6 +60,8 @@ class SpaghettiLayer(nn.Module):
             raise ValueError(f"in_features and out_features must be at least 1; got {in_features}, {out_features}")
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+        if grid is not None:
+            wirings.check_grid(grid, in_features)
         if not 0 <= rewire_p <= 1:
             raise ValueError(f"rewire_p must be in [0, 1]; got {rewire_p}")
         generator = torch.Generator()
@@ -95,7 +97,8 @@ class SpaghettiLayer(nn.Module):
         version = 0 if self.indices.is_inference() else self.indices._version
         if self._known is None or self._known[0] is not self.indices or self._known[1] != version:
             wirings.check(self.indices, self.in_features)
-            self._known = self.indices, version, Structure(self.indices, self.in_features, self.grid)
+            table = self.indices.to(torch.int32).contiguous()  # load_state_dict(assign=True) may bring another type
+            self._known = self.indices, version, Structure(table, self.in_features, self.grid)
         return self._known[2]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ class SpaghettiLayer(nn.Module):
         return made
 
     def pack(self, dtype: torch.dtype = torch.float32) -> PackedLayer:
-        """A copy for fast inference, its weights float32 or rounded to bfloat16 (half the bytes, nearly twice as fast for one row).
+        """A copy for fast inference, its weights float32 or rounded to bfloat16, half the bytes.
 
         ValueError unless the wiring is a bundle and the layer float32 on the CPU.
         """
@@ -248,9 +251,9 @@ def connections(in_features: int, sparsity: float | None, fan_in: int | None) ->
         if not 0 <= sparsity < 1:
             raise ValueError(f"sparsity must be in [0, 1); got {sparsity}")
         return max(1, round((1 - sparsity) * in_features))
-    if not 1 <= fan_in <= in_features:
+    if not 1 <= fan_in <= in_features or fan_in != int(fan_in):
         raise ValueError(f"fan_in must be 1 to in_features = {in_features}; got {fan_in}")
-    return fan_in
+    return int(fan_in)
 
 
 def readout(in_features: int, out_features: int, seed: int) -> nn.Linear:
@@ -262,13 +265,15 @@ def readout(in_features: int, out_features: int, seed: int) -> nn.Linear:
 
 
 def param_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: sparse weights learn with lr * min(1 / density, 30), everything else with lr.
+    """Groups for an optimizer: weights of layers with a `density` learn with lr * min(1 / density, 30), everything else with lr.
 
     Source: a weight of a sparser layer needs a larger step for the same change of its output, arXiv:2405.15743.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     factor = {
-        id(layer.weight): min(1 / layer.density, LARGEST_FACTOR) for layer in model.modules() if isinstance(layer, SpaghettiLayer)
+        id(layer.weight): min(1 / density, LARGEST_FACTOR)
+        for layer in model.modules()
+        if (density := getattr(layer, "density", None))
     }
     for parameter in model.parameters():
         groups.setdefault(factor.get(id(parameter), 1.0), []).append(parameter)

@@ -7,10 +7,10 @@ import numpy as np
 
 from shared import runlog
 
-from .contenders import BUNDLE, CSR, HALF, LINEAR, MASKED, ONEDNN, PACKED, RANDOM, SCIPY, SPARSELINEAR, TORCH, Case
+from .contenders import BUNDLE, CSR, HALF, LINEAR, LOCAL, MASKED, ONEDNN, PACKED, RANDOM, SCIPY, SPARSELINEAR, TORCH, Case
 
 Table = Mapping[tuple[Case, str], Mapping[str, np.ndarray]]  # case and mode -> layer -> seconds of each round
-ORDER = (MASKED, CSR, SCIPY, SPARSELINEAR, TORCH, RANDOM, BUNDLE, PACKED, HALF, ONEDNN)
+ORDER = (MASKED, CSR, SCIPY, SPARSELINEAR, TORCH, RANDOM, BUNDLE, LOCAL, PACKED, HALF, ONEDNN)
 WORDS = {"forward": "infer", "training": "train", "adam": "adam"}  # in keys
 SAYS = {"forward": "forward", "training": "forward and backward", "adam": "forward, backward and Adam"}
 HELD = {"speedup_infer_b1_s90_784x1024": 10, "speedup_infer_b1_s90_4096": 25, "speedup_train_b256_s90_1024_vs_linear": 5}
@@ -28,12 +28,12 @@ def fastest(case: Case, mode: str, times: Mapping[str, np.ndarray]) -> str:
     return wanted if wanted in times else TORCH
 
 
-def record(run: runlog.Run, sparsities: Sequence[float], table: Table) -> None:
+def record(run: runlog.Run, table: Table) -> None:
     prefix = "cuda_" if run.device.kind == "cuda" else ""
-    rows: dict[str, dict[str, float]] = {}
     for (case, mode), times in table.items():
         cell = f"{WORDS[mode]}_b{case.batch}_s{100 * case.sparsity:g}_{case.shape}"
-        ours = {"": fastest(case, mode, times)} | ({"random_": RANDOM} if mode == "training" and RANDOM in times else {})
+        ours = {"": fastest(case, mode, times)}
+        ours |= {mark: name for mark, name in (("random_", RANDOM), ("local_", LOCAL)) if mode == "training" and name in times}
         ours |= {"bf16_": HALF} if case.batch == 1 and HALF in times else {}
         for mark, name in ours.items():
             for rival, tail in ((LINEAR, "" if mode == "forward" and case.batch == 1 else "_vs_linear"), (ONEDNN, "_vs_onednn")):
@@ -41,7 +41,6 @@ def record(run: runlog.Run, sparsities: Sequence[float], table: Table) -> None:
                     meaning = f"{case}: time of {rival} / time of {name}, {SAYS[mode]}"
                     ratio = times[rival] / times[name]
                     run.metric(f"{prefix}speedup_{mark}{cell}{tail}", ratio, unit="x", higher_is_better=True, meaning=meaning)
-        rows[cell] = {name: float(np.median(times[LINEAR] / seconds)) for name, seconds in times.items()}
     if not any(SPARSELINEAR in times for times in table.values()):
         run.observe("The package sparselinear: not run here (it is not installed).")
     sentences(run, table)
@@ -60,7 +59,7 @@ def record(run: runlog.Run, sparsities: Sequence[float], table: Table) -> None:
 def sentences(run: runlog.Run, table: Table) -> None:
     """What the table says: who loses to the dense layers, who wins, and what was aimed at."""
     losers = []
-    for name in (MASKED, CSR, SCIPY, SPARSELINEAR, TORCH, RANDOM, BUNDLE):
+    for name in (MASKED, CSR, SCIPY, SPARSELINEAR, TORCH, RANDOM, BUNDLE, LOCAL):
         ratios = [
             np.median(times[name] / np.minimum(times[LINEAR], times.get(ONEDNN, times[LINEAR])))
             for (case, _), times in table.items()

@@ -157,8 +157,8 @@ def check(indices: Tensor, in_features: int) -> None:
         raise ValueError(f"indices must be a table of integers (out, fan_in); got {indices.dtype} {tuple(indices.shape)}")
     if not 1 <= indices.shape[1] <= in_features:
         raise ValueError(f"fan_in must be 1 to in_features = {in_features}; got {indices.shape[1]}")
-    if not len(indices):
-        raise ValueError("out_features must be at least 1; got 0")
+    if not 1 <= indices.numel() < 2**31:
+        raise ValueError(f"a layer has 1 to 2**31 - 1 connections; got {indices.numel()}")
     ordered = indices.sort(1).values
     if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= in_features:
         bad = int(ordered.min()) if ordered[:, 0].min() < 0 else int(ordered.max())
