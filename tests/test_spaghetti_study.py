@@ -68,7 +68,9 @@ def test_the_rows_of_a_set_are_split_once_and_standardised_on_the_training_rows_
         assert sum(map(len, parts)) == len(set.union(*parts)) == len(given.x) == 1797
         of_train = given.x[given.train]
         assert abs(float(of_train.mean())) < 1e-5 and abs(float(of_train.std()) - 1) < 1e-5
-    assert set(images.load("digits", split=0).test.tolist()) != parts[2]
+    first = images.load("digits", split=0)
+    assert torch.equal(first.test, given.test), "no seed tunes or trains on the test rows of another"
+    assert set(first.validation.tolist()) != parts[1]
     permuted = images.load("digits", split=1, permuted=True)
     assert torch.equal(permuted.test, given.test) and not torch.equal(permuted.x, given.x)
     assert torch.equal(permuted.x.sort(1).values, given.x.sort(1).values)
@@ -123,6 +125,13 @@ def test_the_masked_layers_keep_their_zeros_through_training():
             assert (layer.weight[layer.mask == 0] == 0).all() and 0.2 < layer.mask.mean() < 0.4
 
 
+@pytest.mark.parametrize("arm", study.SPARSE)
+def test_every_sparse_arm_learns_with_the_density_in_its_rate(arm):
+    net = learning.build(tiny(arm), images.load("digits"))
+    rates = {id(p): group["lr"] for group in learning.param_groups(net, 1e-3) for p in group["params"]}
+    assert rates[id(net[0].weight)] == pytest.approx(1e-3 * 64 / 6) and rates[id(net[-1].weight)] == 1e-3
+
+
 def test_the_factor_of_the_rate_warms_up_and_falls_to_zero():
     factors = [learning.factor(step, 1000) for step in range(1001)]
     assert factors[0] == 0.01 and max(factors) == factors[99] and abs(factors[1000]) < 1e-12
@@ -171,6 +180,10 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert len(trained) == 4 and again[jobs[1]]["validation"] == found[jobs[1]]["validation"]
     text = json.loads(next(path for path in stored if path.suffix == ".json").read_text())
     assert Job(**text["job"]) in jobs
+    report = run(args, tmp_path)
+    monkeypatch.setattr(study, "code", lambda: "edited")
+    study.measured(report, args, "test")(jobs)
+    assert report.report["observations"] == ["Stored by another version of the code than this one: 3 of 3 trainings."]
 
 
 def test_several_processes_give_what_one_gives(tmp_path, monkeypatch):

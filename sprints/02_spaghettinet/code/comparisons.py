@@ -76,15 +76,15 @@ def higher_sparsity(args: Args) -> float:
     return min(args.sparsities, key=lambda sparsity: abs(sparsity - 0.95))
 
 
-def rates(args: Args, name: str, measure: Measure) -> dict[str, list[Trained]]:
-    """For each learning rate: a small dense net, and a sparse one with and without the density in its rate."""
-    sparsity = main_sparsity(args)
+def rates(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[str, list[Trained]]:
+    """For each learning rate, the dense net's among them: a small dense net, and a sparse one with and without rate / density."""
+    sparsity, tried = main_sparsity(args), sorted({*args.rates, known.dense.job.rate})
     lines = {
         "dense, small": job(args, name, "dense_small", sparsity),
         "sparse, one rate for all": job(args, name, "constant_fan_in", sparsity, scaled=False),
         "sparse, rate / density": job(args, name, "constant_fan_in", sparsity),
     }
-    return {label: repeated(args, [replace(one, rate=rate) for rate in args.rates], measure) for label, one in lines.items()}
+    return {label: repeated(args, [replace(one, rate=rate) for rate in tried], measure) for label, one in lines.items()}
 
 
 def skips(args: Args, name: str, measure: Measure) -> dict[float, Trained]:
@@ -138,7 +138,7 @@ def best_local(known: Accuracy, sparsity: float) -> str:
 def everything(args: Args, name: str, measure: Measure) -> Accuracy:
     """All of the above for a set."""
     known = accuracy(args, name, measure)
-    rates(args, name, measure)
+    rates(args, name, measure, known)
     skips(args, name, measure)
     locality(args, name, measure, known)
     longer(args, name, measure, known)

@@ -42,8 +42,8 @@ def ablations(args: Args, name: str, known: Accuracy) -> dict:
 
 
 def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: study.Measure) -> str:
-    few, lines = SHORT[name], comparisons.rates(args, name, measure)
-    used = min(args.rates, key=lambda rate: abs(np.log(rate / known.dense.job.rate)))
+    few, lines = SHORT[name], comparisons.rates(args, name, measure, known)
+    used = known.dense.job.rate
     at_used = {label: next(one for one in line if one.job.rate == used).values("test") for label, line in lines.items()}
     small, shared, scaled = at_used.values()
     for key, values, label in (
@@ -74,7 +74,7 @@ def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stud
             "rates",
             shows="Test accuracy against the learning rate, with 95 % intervals: a small dense net, and a sparse one of as many "
             "parameters with and without the density in its rate.",
-            matters="Who compares them at the rate that suits the dense net compares rates, not wirings.",
+            matters="Where the lines cross, the rate decides who wins.",
         )
     if flips:
         return "At the dense net's learning rate the sparse net loses to the small dense one, with rate / density it wins."
@@ -98,7 +98,7 @@ def skips(run: runlog.Run, args: Args, name: str, measure: study.Measure) -> str
             "skips",
             shows=f"Nets of {depth} levels with equally many connections, some of which skip levels: validation accuracy over the "
             "epochs, a line per seed, and test accuracy.",
-            matters="Spaghetti between levels, rather than within one, costs nothing: only the ends of the noodles move.",
+            matters="Spaghetti between levels: the number of noodles is the same, only their ends move.",
         )
     run.observe(
         f"With {depth} levels the best share of skips is {best:.0%} (validation rows): {gain:+.2f} points on the test rows."
@@ -179,14 +179,17 @@ def tangled(args: Args, name: str, known: Accuracy) -> dict:
                 matters="If it falls on images and not on permuted pixels, the wiring knew what lies beside what.",
             )
             draw(run, plt, args, name, known)
-        run.conclude(
-            f"Random wiring is as good an expander as can be; what foretells accuracy here is its opposite: neighbours are worth "
-            f"{drops[False].mean():+.2f} points, and {drops[True].mean():+.2f} when nothing lies beside anything."
-            if drops[False].mean() > max(0.0, drops[True].mean())
-            else f"No measure foretells accuracy here: neighbours are worth {drops[False].mean():+.2f} points, permuted "
-            f"{drops[True].mean():+.2f}."
-        )
+        gains = [f"{c['difference']:+.2f} points [{c['ci95'][0]:.2f}, {c['ci95'][1]:.2f}]" for c in run.report["comparisons"]]
+        run.conclude(f"All near instead of all random is worth {gains[0]}, on permuted pixels {gains[1]}: " + verdict(run))
     return run.report
+
+
+def verdict(run: runlog.Run) -> str:
+    """What the two ends of the sweep say, on pixels as they are and permuted."""
+    plain, permuted = (c["ci95"] for c in run.report["comparisons"])
+    if plain[0] <= 0:
+        return "locality does not clearly pay."
+    return "it is the locality of images that pays." if permuted[0] <= 0 else "part of the gain is not locality."
 
 
 def tangle_names() -> dict[str, str]:

@@ -101,7 +101,7 @@ def rates(plt, lines: Mapping[str, Sequence[Trained]], used: float):
         axes.errorbar([one.job.rate for one in line], values.mean(1), yerr=_half(values), color=color, label=label, **BARS)
     axes.axvline(used, color="black", linestyle=":", linewidth=1.2)
     axes.annotate("  the dense net's own", (used, axes.get_ylim()[0]), va="bottom", fontsize=9)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title="The rate decides who wins")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title="One rate for all, or rate / density")
     axes.legend(fontsize=9)
     return figure
 

@@ -1,7 +1,7 @@
 """Which nets are compared, and the trainings behind it: tuned on validation rows, each stored, so that a stopped study goes on.
 
-Every training is a file runs/spaghetti/<set>/<job>-<digest of the job and the data>.json. The code is not part of the digest:
-delete the folder after a change of what is trained.
+Every training is a file runs/spaghetti/<set>/<job>-<digest of the job and the data>.json. It is used whatever code wrote it, but a
+report says how many were written by another version of what is trained: delete the folder, and they are trained anew.
 """
 
 import functools
@@ -29,6 +29,7 @@ DENSE = "dense"
 SPARSE = ("erdos_renyi", "constant_fan_in", "bundle", "local_bundle", "small_world", "variance", "set", "rigl")
 TUNING_SEED = 100  # of the trainings that choose a learning rate; those that are reported have the seeds 0, 1, ...
 WIDENED = 3  # times that the learning rates are extended where the best one lies at the edge
+PARTS = ("learning.py", "images.py", "spaghettinet.py", "wiring.py", "rewire.py", "structure.py", "engines.py", "kernels.cpp")
 Results = dict[Job, dict[str, Any]]
 Measure = Callable[[Sequence[Job]], Results]
 
@@ -143,6 +144,7 @@ def measured(run: runlog.Run, args: Args, label: str) -> Measure:
     """A function that gives the results of jobs: those stored, and the others after training them (and storing them at once)."""
     home = None if args.smoke else HOME
     digests: dict[str, str] = {}
+    older: set[Job] = set()
 
     def path(one: Job) -> Path | None:
         if home is None:
@@ -160,9 +162,19 @@ def measured(run: runlog.Run, args: Args, label: str) -> Measure:
                 f"{label}: {len(places) - len(missing)} of {len(places)} trainings are stored, {len(missing)} to do"
             )
         made = train_all(run, args, missing, places, label)
-        return {one: made[one] if place is None or one in made else json.loads(place.read_text()) for one, place in places.items()}
+        stored = {one: json.loads(place.read_text()) for one, place in places.items() if place is not None and one not in made}
+        if new := {one for one, found in stored.items() if found.get("code") != code()} - older:
+            older.update(new)
+            run.observe(f"Stored by another version of the code than this one: {len(new)} of {len(places)} trainings.")
+        return {one: made[one] if one in made else stored[one] for one in places}
 
     return measure
+
+
+@functools.cache
+def code() -> str:
+    """The digest of everything that decides what a training gives."""
+    return data.digest([Path(__file__).with_name(part) for part in PARTS])
 
 
 def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:
@@ -199,5 +211,5 @@ def train_one(one: Job, place: Path | None, device: str) -> dict[str, Any]:
     _, found = learning.learn(one, device)
     if place:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, json.dumps({"job": asdict(one)} | found, indent=1).encode())
+        write_atomically(place, json.dumps({"job": asdict(one), "code": code()} | found, indent=1).encode())
     return found

@@ -19,11 +19,12 @@ from .study import SIZES, Args
 def setup(args: Args, name: str) -> dict[str, str]:
     """What a report says of the nets and their training."""
     size = SIZES[name]
-    split = "another stratified split per seed" if name == "digits" else "the official test rows, the last training rows validate"
+    validating = "others validate with each seed" if name == "digits" else "the last training rows validate"
     return {
         "Model": f"one hidden layer of {size.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer "
         "units, so that it has as many parameters",
-        "Data": f"{TITLES[name]}, pixels standardised with one mean and deviation of the training rows; {split}",
+        "Data": f"{TITLES[name]}, pixels standardised with one mean and deviation of the training rows; the same test rows always, "
+        f"{validating}",
         "Optimisation": f"Adam, {size.epochs} epochs, batch {size.batch}, warm-up and cosine, no augmentation; sparse layers learn "
         f"with rate / density; every rate chosen on validation rows with a seed of its own, {args.seeds} seeds reported",
     }
@@ -70,7 +71,7 @@ def record(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     run.observe(f"The tuned rates at {sparsity:.0%} sparsity lie between {min(spread):g} and {max(spread):g}.")
     run.observe(f"After one epoch {LABELS[quickest]} is ahead with {ends[quickest]:.2f} % on the validation rows.")
     dst = {arm: known.plain[arm, sparsity].values("explored").mean() for arm in ("set", "rigl")}
-    run.observe(f"SET ever had {dst['set']:.0%} of all connections, RigL {dst['rigl']:.0%}: short trainings explore little.")
+    run.observe(f"SET ever had {dst['set']:.0%} of all connections, RigL {dst['rigl']:.0%}.")
     run.conclude(
         f"{len(trained)} nets with {args.seeds} seeds each took {seconds / 3600:.2f} hours of processor time; tuned rates differ "
         f"by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the density."
