@@ -223,3 +223,12 @@ def test_a_rewirer_refuses_what_it_cannot_do():
     }.items():
         with pytest.raises((ValueError, RuntimeError), match=message):
             make()
+
+
+@pytest.mark.parametrize("engine", ["c", "torch"])
+def test_a_wiring_that_changes_between_forward_and_backward_is_noticed(engine):
+    layer = SpaghettiLayer(32, 16, fan_in=4, seed=0, engine=engine)
+    y = layer(torch.randn(3, 32))
+    layer.rewire(layer.indices.flip(0))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
