@@ -6,7 +6,6 @@ $CXX names another compiler (CXX=none: no compiler), $SPRINTS_CACHE another fold
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
@@ -15,6 +14,8 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+from shared import data
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 ISAS = ("base", "avx2", "avx512")  # by the number that noodles_isa() returns
@@ -76,7 +77,7 @@ def library() -> ctypes.CDLL:
     """The library from the cache, built first where it is not there. Raises BuildError."""
     source = SOURCE.read_bytes()
     text = repr((FLAGS, OPENMP, platform.system(), platform.machine())).encode()
-    path = cache_folder() / f"noodles-{hashlib.sha256(source + text).hexdigest()[:16]}.so"
+    path = cache_folder() / f"noodles-{data.digest(source + text)[:16]}.so"
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
