@@ -11,14 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from shared import data, runlog
 from shared.errors import UserError
 
-images, learning, study, comparisons = (
-    import_module(f"sprints.02_spaghettinet.code.{name}") for name in ("images", "learning", "study", "comparisons")
+bench, comparisons, images, kernels, learning, study, train = (
+    import_module(f"sprints.02_spaghettinet.code.{name}")
+    for name in ("bench", "comparisons", "images", "kernels", "learning", "study", "train")
 )
 Job, ROOT = learning.Job, Path(__file__).resolve().parents[1]
 ARMS = ("dense", "dense_small", *study.SPARSE)
@@ -186,16 +188,36 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert report.report["observations"] == ["Stored by another version of the code than this one: 3 of 3 trainings."]
 
 
-def test_several_processes_give_what_one_gives(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "HOME", tmp_path / "home")
-    jobs = [tiny(seed=seed) for seed in range(3)]
-    args = study.Args(workers=2, mlflow=False)
-    try:
-        found = study.measured(run(args, tmp_path), args, "test")(jobs)
-    finally:
-        study.pool(2).shutdown()
-        study.pool.cache_clear()
-    assert [found[one]["losses"] for one in jobs] == [learning.learn(one)[1]["losses"] for one in jobs]
+STUDY = """
+import sys, time
+from importlib import import_module
+from pathlib import Path
+from shared import runlog
+
+study = import_module("sprints.02_spaghettinet.code.study")
+study.HOME, args = Path(sys.argv[1]), study.Args(workers=2, mlflow=False)
+run = runlog.Run(args, study.__file__, "test", title="t", objective="o", setup={})
+study.measured(run, args, "test")([study.Job("digits", "constant_fan_in", 0.9, 4e-3, seed, 32, 2, 16, 128) for seed in range(3)])
+print("trained", flush=True)
+time.sleep(99)
+"""
+
+
+def test_several_processes_give_what_one_gives_and_end_with_the_first(tmp_path):
+    command, environment = [sys.executable, "-c", STUDY, str(tmp_path)], os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout and "trained\n" in first.stdout
+            others = psutil.Process(first.pid).children(recursive=True)
+        finally:
+            first.kill()
+    ended, left = psutil.wait_procs(others, timeout=30)
+    for one in left:
+        one.kill()
+    assert len(ended) >= 2 and not left
+    stored = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
+    found = {Job(**one["job"]): one["losses"] for one in stored}
+    assert found == {one: learning.learn(one)[1]["losses"] for one in (tiny(seed=seed) for seed in range(3))}
 
 
 def test_sets_that_are_missing_are_left_out_and_those_that_are_named_are_taken(idx, capsys):
@@ -232,11 +254,16 @@ def test_the_headline_wiring_is_chosen_on_validation_rows():
     assert comparisons.best_local(comparisons.Accuracy(plain, {}), 0.9) == "local_bundle"
 
 
-@pytest.mark.parametrize("program", ["train", "bench"])
-def test_the_programs_run_where_there_is_no_compiler(tmp_path, program):
-    environment = os.environ | {"CXX": "none", "SPRINTS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"sprints.02_spaghettinet.code.{program}", "--smoke", "--out", str(tmp_path / "out")]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert ran.stderr.count("engine 'torch' takes the place of 'c'") == 1
-    assert list((tmp_path / "out").rglob("report.json"))
+def test_the_programs_run_where_there_is_no_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "none")
+    monkeypatch.setenv("SPRINTS_CACHE", str(tmp_path / "cache"))
+    kernels.kernels.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="engine 'torch' takes the place of 'c'") as told:
+            made = [program.main(program.Args(smoke=True, out=tmp_path / "out")) for program in (train, bench)]
+    finally:
+        kernels.kernels.cache_clear()
+    assert sum("takes the place" in str(one.message) for one in told) == 1
+    assert [*made[0], *made[1]] == ["digits", *bench.EXPERIMENTS]
+    written = {path.parent.name for path in (tmp_path / "out").rglob("report.json")}
+    assert written == {"training_digits", *bench.EXPERIMENTS}

@@ -8,6 +8,7 @@ import functools
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -202,8 +203,21 @@ def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Pa
 
 @functools.cache
 def pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that are kept until this one ends: each takes seconds to start."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    """Processes of one thread that are kept until this one ends: each takes seconds to start."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin)
+
+
+def begin() -> None:
+    """What a process of the pool does first."""
+    torch.set_num_threads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that was: else it would wait for work for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def train_one(one: Job, place: Path | None, device: str) -> dict[str, Any]:
