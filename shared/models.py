@@ -231,20 +231,21 @@ def stream(
 ) -> Generator[str, None, bool]:
     """Yield the answer to chat messages, or the continuation of a text, in pieces of whole characters; return whether it ended.
 
-    Temperature 0 is greedy; a seed gives the same text again. In a small context the answer gives way down to half of it, then the
-    prompt loses its start, with a warning. Raises UserError for an empty prompt and for settings out of range.
+    Temperature 0 is greedy; a seed gives the same text again. In a small context the answer gives way down to a quarter of it, then
+    the prompt loses its start, with a warning. Raises UserError for an empty prompt and for settings out of range.
     """
-    if max_new_tokens < 1 or not 0 <= temperature <= 100 or not 0 < top_p <= 1:
-        raise UserError("max_new_tokens must be at least 1, temperature 0 to 100, top_p above 0 and at most 1")
+    if max_new_tokens < 1 or not 0 <= temperature <= 100 or not 0 < top_p <= 1 or (seed or 0) < 0:
+        raise UserError("max_new_tokens must be at least 1, temperature 0 to 100, top_p above 0 and at most 1, seed at least 0")
     if not (prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)).strip():
         raise UserError("the prompt is empty: give it some text")
-    tokenizer, chat = loaded.tokenizer, {"add_generation_prompt": True, "return_dict": False}
-    ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, **chat)
+    text, chat = isinstance(prompt, str), {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
+    encode = partial(loaded.tokenizer.apply_chat_template, add_generation_prompt=True, **chat)
+    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"] if text else encode(prompt)
     context = loaded.context or len(ids) + max_new_tokens
-    room = context - min(max_new_tokens, context // 2)
+    room = context - min(max_new_tokens, context // 4)
     if len(ids) > room:
         warnings.warn(f"the prompt has {len(ids)} tokens, {room} fit the context: its start is cut off", stacklevel=2)
-        ids = ids[-room:]
+        ids = ids[-room:] if text else [ids[0], *ids[1 - room :]]  # a conversation begins with a mark
     sample = partial(_sample, temperature=temperature, top_p=top_p, generator=np.random.default_rng(seed))
     loaded.model.eval()  # training may have left its dropout on
     tokens = _mlx_tokens if loaded.backend == "mlx" else _torch_tokens
@@ -296,5 +297,4 @@ def _mlx_tokens(loaded: LoadedModel, ids: list[int], count: int, sample: Callabl
     def draw(logprobs: Any) -> Any:  # (1, V)
         return mx.array([sample(np.asarray(logprobs[0].astype(mx.float32)))])
 
-    for response in stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=count, sampler=draw):
-        yield response.token
+    yield from (made.token for made in stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=count, sampler=draw))

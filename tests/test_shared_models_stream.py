@@ -83,7 +83,7 @@ def test_sampling_follows_transformers(temperature, top_p):
 
 
 @both
-@pytest.mark.parametrize(("asked", "room", "count"), [(12, 52, 12), (32, 32, 32), (500, 32, 32)])
+@pytest.mark.parametrize(("asked", "room", "count"), [(12, 52, 12), (32, 48, 16), (500, 48, 16)])
 def test_long_prompt_loses_its_start_with_a_warning(tiny, on_torch, device, asked, room, count):
     loaded, ids = models.load(str(tiny), device), ids_of(on_torch, LONG)
     with pytest.warns(
@@ -92,6 +92,14 @@ def test_long_prompt_loses_its_start_with_a_warning(tiny, on_torch, device, aske
         pieces = models.stream(loaded, LONG, max_new_tokens=asked)
     assert caught[0].filename == __file__ and len(ids) > 64
     assert "".join(pieces) == text_of(on_torch, greedy(on_torch, ids[-room:], count))
+
+
+@both
+def test_a_long_conversation_keeps_the_mark_it_begins_with(tiny, on_torch, device):
+    ids = on_torch.tokenizer.apply_chat_template([{"role": "user", "content": LONG}], add_generation_prompt=True, return_dict=False)
+    with pytest.warns(UserWarning, match="its start is cut off"):
+        pieces = models.stream(models.load(str(tiny), device), [{"role": "user", "content": LONG}], max_new_tokens=12)
+    assert "".join(pieces) == text_of(on_torch, greedy(on_torch, [ids[0], *ids[-51:]], 12)) and ids[0] != ids[-52]
 
 
 @both

@@ -38,7 +38,7 @@ COPIED = 6  # words in a row, from which on a text is no candidate for the best
 class Args(runlog.Args):
     """What to ask, of which adapter, and how boldly."""
 
-    prompt: str = ""
+    prompt: str | None = None
     """One prompt; without it and without --prompts, the sheet of samples is written."""
     prompts: Path | None = None
     """A text file, one prompt per line."""
@@ -159,7 +159,7 @@ def quoted(text: str) -> str:
 def main(args: Args) -> dict | None:
     if args.new_tokens < 1:
         raise UserError("--new-tokens must be at least 1")
-    if args.prompt:
+    if args.prompt is not None:
         return say(args, [args.prompt])
     if args.prompts:
         if not args.prompts.is_file():
