@@ -24,12 +24,12 @@ class Recipe:
     method: Method = "qlora"
     rank: int = 16
     alpha: int = 32
-    dropout: float = 0.05
+    dropout: float = 0.0
     learning_rate: float = 2e-3
-    epochs: int = 12
+    epochs: int = 4
     batch: int = 8
     max_length: int = 256
-    patience: int = 3
+    patience: int = 1
     targets: Literal["all", "original"] = "all"
     completion_only: bool = True
     end_sign: bool = True

@@ -38,14 +38,14 @@ class Args(runlog.Args):
     """Rank of the adapter; its scale stays at 2."""
     learning_rate: float = 2e-3
     """Peak of the cosine schedule."""
-    epochs: int = 12
-    """At most; it stops earlier when the validation loss has not fallen for three epochs."""
+    epochs: int = 4
+    """At most; it stops earlier after an epoch whose validation loss has not fallen."""
     batch: int = 8
     """Rows per update."""
     max_length: int = 256
     """Tokens per row; longer ones are cut, with a warning."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """One adapter each: start of the adapter, order of the rows, dropout."""
+    """One adapter each: start of the adapter, order of the rows."""
     processes: int = 1
     """Processes that share each batch (torchrun)."""
     only: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def record(run: runlog.Run, courses: list[Course]) -> None:
         run.figure(
             figure,
             "curves",
-            shows="Loss of the training rows (with dropout) and of validation rows, whose forms or themes never train.",
+            shows="Loss of the training rows and of validation rows, whose forms or themes never train.",
             matters="Where the two part, the adapter begins to learn the snippets by heart; the epoch before is kept.",
         )
     run.conclude(f"The validation loss ends at {np.mean([entry['validation_loss'] for entry in best]):.2f} nats per token.")
