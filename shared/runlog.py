@@ -20,6 +20,7 @@ report.json is written when the block ends well, all at once: an interrupted run
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import sys
@@ -72,6 +73,8 @@ def launch(main: Callable, args_type: type[Args]) -> None:
         if transformers := sys.modules.get("transformers"):
             transformers.utils.logging.disable_progress_bar()
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"  # a line of our source helps nobody
+    warnings.simplefilter("ignore", FutureWarning)  # of one library about another
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     try:
         main(args)
