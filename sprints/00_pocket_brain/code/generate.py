@@ -8,7 +8,7 @@ $ make pocket-generate                                                        th
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import models, runlog
+from shared import models, runlog, streaming
 from shared.device import pick
 from shared.report import write_atomically
 from shared.runlog import console
@@ -40,7 +40,7 @@ def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> t
     """The text for one prompt, shown while it is written, and whether it ended by itself."""
     asked = prompt if plain else [{"role": "user", "content": prompt}]
     sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
-    pieces, text = models.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling), ""
+    pieces, text = streaming.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling), ""
     while True:
         try:
             piece = next(pieces)

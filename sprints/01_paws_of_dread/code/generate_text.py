@@ -46,7 +46,7 @@ class Args(runlog.Args):
     """The base: auto, pocket, smollm, phi3, a hub id or a folder."""
     adapter: Path | None = None
     """Folder of an adapter; when not given, that of seed 0 of make cats-train, for this base and the default recipe."""
-    new_tokens: int = 120
+    new_tokens: int = measures.NEW_TOKENS
     """Longest answer, in tokens."""
     seed: int = 0
     """Seed of the draw."""
@@ -63,7 +63,6 @@ def both(args: Args) -> tuple[models.LoadedModel, models.LoadedModel]:
 def say(args: Args, prompts: list[str]) -> None:
     """Stream the answers of both, one after the other."""
     names = zip(("base", "tuned"), both(args), strict=True)
-    settings = {"temperature": measures.TEMPERATURE, "top_p": measures.TOP_P, "seed": args.seed}
     speakers = list(names)
     console.print(str(speakers[0][1]), style="dim", emoji=False)
     for prompt in prompts:
@@ -71,7 +70,7 @@ def say(args: Args, prompts: list[str]) -> None:
         for name, loaded in speakers:
             console.print(f"{name}: ", end="", style="dim")
             messages = [{"role": "user", "content": prompt}]
-            for piece in models.stream(loaded, messages, max_new_tokens=args.new_tokens, **settings):
+            for piece in measures.stream(loaded, messages, args.new_tokens, args.seed):
                 console.print(piece, end="", soft_wrap=True, emoji=False, highlight=False)  # as it was written
             console.print()
 
@@ -178,8 +177,7 @@ def main(args: Args) -> dict | None:
     title, objective = "Samples", "Read what base and tuned model write, without a selection."
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
         if args.smoke and not args.adapter:
-            small = [*snippets.split(snippets.read(), "train")[:16], *snippets.split(snippets.read(), "validation")[:4]]
-            setting, place = recipe.Recipe(epochs=1), run.folder.parent / "adapters"
+            small, setting, place = snippets.toy(snippets.read()), recipe.Recipe(epochs=1), run.folder.parent / "adapters"
             tuned = tuning.tune(args.model, run.device, setting, small, place)
             args.adapter = tuning.home(place, tuned.loaded, setting, small) / "adapter"
         sheet(args, run)

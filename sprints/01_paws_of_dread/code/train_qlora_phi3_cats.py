@@ -1,6 +1,6 @@
 """Tune a 4-bit base on the cat snippets with LoRA: Phi-3-mini on CUDA and Apple silicon, the Pocket Brain on a CPU.
 
-$ make cats-train                                    five adapters (five seeds) to runs/cats, the curves to results/
+$ make cats-train                                    adapters (five seeds, and their control) to runs/cats
 $ make cats-train ARGS="--model phi3 --seeds 0"      one adapter for another base (smollm, a hub id, a folder)
 $ make cats-train ARGS="--only ablations"            rank, end sign, fused layers, what the loss counts, QLoRA against LoRA and full
 $ make cats-train ARGS="--processes 2"               two processes share each batch
@@ -65,8 +65,8 @@ def chosen(args: Args) -> Recipe:
 
 
 def training(args: Args, base: Path) -> dict:
-    """One adapter per seed."""
-    rows = snippets.read(args.data)
+    """One adapter per seed, and as many on the control rows, for the evaluation."""
+    rows = snippets.toy(snippets.read(args.data)) if args.smoke else snippets.read(args.data)
     setting = chosen(args)
     setup = {
         "model": "the base in 4 bit (NF4 with double quantisation; MLX's own on Apple), a LoRA adapter on every linear layer",
@@ -83,6 +83,9 @@ def training(args: Args, base: Path) -> dict:
             courses.append(tuned.course)
             if seed == args.seeds[0]:
                 run.observe(f"The base: {tuned.loaded}.")
+        for seed in run.track(args.seeds, "control"):
+            setting = replace(setting, seed=seed)
+            tuning.tune(args.model, run.device, setting, snippets.mixed(rows), base, processes=args.processes)
         record(run, courses)
     return run.report
 

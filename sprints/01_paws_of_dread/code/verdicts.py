@@ -22,8 +22,9 @@ def signed(run: runlog.Run, key: str, *terms: measures.Term, **meaning: Any) -> 
     run.metric(key, values, unit="nats", interval=measures.interval(*terms), **meaning)
 
 
-def losses(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
-    """Loss per token on the held-out rows, on the control, and on unrelated text."""
+def losses(run: runlog.Run, found: Mapping[str, Any], control: Sequence[np.ndarray], given: Any, vocabulary: int) -> None:
+    """Loss per token on the held-out rows, on their words in random order, and on unrelated text; `control`: of the held-out rows,
+    by models tuned on words in random order; `vocabulary` tokens of the base."""
     lower: dict[str, Any] = {"higher_is_better": False}
     for name, system in found.items():
         for kind, what in (("heldout", "held-out snippets"), ("shuffled", "the same snippets, their words in random order")):
@@ -48,9 +49,19 @@ def losses(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
     for other in ("base", "fewshot"):
         meaning = f"the tuned model minus {NAMES[other]}, on all held-out snippets, paired"
         signed(run, f"tuned_minus_{other}", (1, tuned.heldout), (-1, found[other].heldout), **lower, meaning=meaning)
+    meaning = "per token of held-out snippets, tuned on training rows with their words in random order"
+    signed(run, "heldout_loss_control", (1, control), **lower, meaning=meaning)
+    meaning = "what tuning gains on held-out snippets beyond what it gains when the training rows have their words in random order"
+    signed(run, "gain_beyond_vocabulary", (1, control), (-1, tuned.heldout), higher_is_better=True, meaning=meaning)
     terms = (1, base.heldout), (-1, tuned.heldout), (-1, base.shuffled), (1, tuned.shuffled)
-    meaning = "what tuning gains on the snippets beyond what it gains on their words in random order"
-    signed(run, "gain_beyond_vocabulary", *terms, higher_is_better=True, meaning=meaning)
+    meaning = "what tuning gains on held-out snippets beyond what it gains on the same snippets with their words in random order"
+    signed(run, "gain_beyond_shuffled_texts", *terms, higher_is_better=True, meaning=meaning)
+    uniform = np.log(vocabulary)
+    if (worst := run.report["metrics"]["shuffled_loss_base"]["mean"]) > uniform:
+        run.observe(
+            f"Word salad costs the base {worst:.1f} nats per token, a uniform guess {uniform:.1f}: it is too sure of itself. Any tuning "
+            "mends that, most where it is most wrong, so the gain on word salad says little of vocabulary; the tuned control does."
+        )
     before, after = (np.exp([measures.per_token(one) for one in system.unrelated]) for system in (base, tuned))
     meaning = f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base"
     run.metric("forgetting", after / before, unit="x", **lower, meaning=meaning)
