@@ -19,7 +19,6 @@ from . import measures, snippets, tuning, twin
 from .recipe import Recipe
 from .snippets import Snippet
 
-
 SEEDS = 3  # of the published ones, the first: there are many variants
 
 

@@ -17,7 +17,7 @@ from shared.errors import UserError
 
 from . import adapter, judges, measures, ratings, recipe, snippets, tuning, verdicts
 from .measures import Written
-from .recipe import Recipe
+from .recipe import CONTROL_SEEDS, Recipe
 from .snippets import Snippet
 from .train_qlora_phi3_cats import RUNS
 
@@ -116,15 +116,15 @@ def systems(args: Args, run: runlog.Run, given: Material) -> dict[str, System]:
     def adapted(seed: int) -> models.LoadedModel:
         return tuned(args, run, seed, given.rows)
 
-    tuned(args, run, args.seeds[-1], snippets.mixed(given.rows))  # the last that is made: if one is missing, it is said now
+    tuned(args, run, args.seeds[:CONTROL_SEEDS][-1], snippets.mixed(given.rows))  # made last: if it is missing, that is said now
     makers = {"base": (base, False), "fewshot": (base, True), "tuned": (adapted, False)}
     return {name: measured(args, load, given, few) for name, (load, few) in run.track(makers.items(), "systems")}
 
 
 def control(args: Args, run: runlog.Run, given: Material) -> list[np.ndarray]:
-    """Losses on the held-out rows of the adapters that were tuned on the words in random order, for each seed."""
+    """Losses on the held-out rows of the adapters that were tuned on words in random order."""
     found = []
-    for seed in run.track(args.seeds, "control"):
+    for seed in run.track(args.seeds[:CONTROL_SEEDS], "control"):
         loaded = tuned(args, run, seed, snippets.mixed(given.rows))
         found.append(measures.losses(loaded, [snippets.encode(loaded.tokenizer, loaded.stop_ids, row) for row in given.test]))
     return found

@@ -120,8 +120,9 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
             return_token_type_ids=False,
         ).to(loaded.model.device)
         sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "no_repeat_ngram_size": NO_REPEAT}
+        room = (loaded.context or 10**9) - batch["input_ids"].shape[1]
         with torch.no_grad():
-            out = loaded.model.generate(**batch, max_new_tokens=new_tokens, **sampling)
+            out = loaded.model.generate(**batch, max_new_tokens=max(1, min(new_tokens, room)), **sampling)
         for place, row in zip(places, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             ends = [at for at, token in enumerate(row) if token in loaded.stop_ids]
             text = tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True)

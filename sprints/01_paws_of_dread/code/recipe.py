@@ -10,6 +10,7 @@ from shared.errors import UserError
 
 Method = Literal["qlora", "lora", "full"]
 ORIGINAL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CONTROL_SEEDS = 2  # of the published ones, the first: the control differs far more from the tuned models than its seeds do
 FOUR_BIT: dict[str, models.Quantization] = {"cuda": "nf4", "cpu": "nf4", "mlx": "mlx4"}
 
 

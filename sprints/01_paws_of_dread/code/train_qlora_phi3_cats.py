@@ -19,7 +19,7 @@ from shared.errors import UserError
 from shared.sprints import ROOT
 
 from . import ablations, snippets, tuning
-from .recipe import Course, Recipe
+from .recipe import CONTROL_SEEDS, Course, Recipe
 
 RUNS = ROOT / "runs" / "cats"
 
@@ -65,7 +65,7 @@ def chosen(args: Args) -> Recipe:
 
 
 def training(args: Args, base: Path) -> dict:
-    """One adapter per seed, and as many on the control rows, for the evaluation."""
+    """One adapter per seed, and for the first of them one on the control rows, for the evaluation."""
     rows = snippets.toy(snippets.read(args.data)) if args.smoke else snippets.read(args.data)
     setting = chosen(args)
     setup = {
@@ -83,7 +83,7 @@ def training(args: Args, base: Path) -> dict:
             courses.append(tuned.course)
             if seed == args.seeds[0]:
                 run.observe(f"The base: {tuned.loaded}.")
-        for seed in run.track(args.seeds, "control"):
+        for seed in run.track(args.seeds[:CONTROL_SEEDS], "control"):
             setting = replace(setting, seed=seed)
             tuning.tune(args.model, run.device, setting, snippets.mixed(rows), base, processes=args.processes)
         record(run, courses)

@@ -52,15 +52,15 @@ def losses(run: runlog.Run, found: Mapping[str, Any], control: Sequence[np.ndarr
     meaning = "per token of held-out snippets, tuned on training rows with their words in random order"
     signed(run, "heldout_loss_control", (1, control), **lower, meaning=meaning)
     meaning = "what tuning gains on held-out snippets beyond what it gains when the training rows have their words in random order"
-    signed(run, "gain_beyond_vocabulary", (1, control), (-1, tuned.heldout), higher_is_better=True, meaning=meaning)
+    signed(run, "gain_beyond_vocabulary", (1, control), (-1, tuned.heldout[: len(control)]), higher_is_better=True, meaning=meaning)
     terms = (1, base.heldout), (-1, tuned.heldout), (-1, base.shuffled), (1, tuned.shuffled)
     meaning = "what tuning gains on held-out snippets beyond what it gains on the same snippets with their words in random order"
     signed(run, "gain_beyond_shuffled_texts", *terms, higher_is_better=True, meaning=meaning)
     uniform = np.log(vocabulary)
     if (worst := run.report["metrics"]["shuffled_loss_base"]["mean"]) > uniform:
         run.observe(
-            f"Word salad costs the base {worst:.1f} nats per token, a uniform guess {uniform:.1f}: it is too sure of itself. Any tuning "
-            "mends that, most where it is most wrong, so the gain on word salad says little of vocabulary; the tuned control does."
+            f"Word salad costs the base {worst:.1f} nats per token, a uniform guess {uniform:.1f}: it is too sure of itself. Any "
+            "tuning mends that, most where it is most wrong, so the gain on word salad says little of vocabulary; the control does."
         )
     before, after = (np.exp([measures.per_token(one) for one in system.unrelated]) for system in (base, tuned))
     meaning = f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base"
