@@ -209,16 +209,16 @@ def claims(run: runlog.Run) -> None:
             honest=f"the held-out snippets themselves score {mean[f'{key}_written']:.2f}",
             verdict="partly reproduced" if better else "not reproduced",
         )
-    sense, written = (mean.get(f"rated_coherent_{system}") for system in ("tuned", "written"))
+    sense, written = (mean.get(f"rated_coherent_{system}", np.nan) for system in ("tuned", "written"))
     run.claim(
         "the texts were evaluated for coherence",
         source=source,
         protocol="a box that is ticked; no score exists",
         ours=f"clean form: {beside('clean_form')}",
         honest="nobody has read them blind yet"
-        if sense is None
-        else f"a blind reader's mark for sense, none to {ratings.HIGHEST}: {sense:.2f}; the held-out snippets themselves {written:.2f}",
-        verdict="reproduced" if sense is not None and sense >= 0.9 * written else "not reproduced",
+        if np.isnan(sense)
+        else f"a blind reader's mark for sense, 0 to {ratings.HIGHEST}: {sense:.2f}; the held-out snippets {written:.2f}",
+        verdict="reproduced" if sense >= 0.9 * written else "not reproduced",
     )
     run.claim(
         "absurdity can be a valid training signal",
