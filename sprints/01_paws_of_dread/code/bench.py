@@ -34,7 +34,6 @@ APART: dict[str, dict[str, Any]] = {  # ours, with a change that neither the ori
 NAMES = ("plain", "ours", *PUT_BACK, *APART)
 SAYS = {"plain": "plain trl script", "ours": "ours", "batch_2": "batch 2", "checkpointing": "gradient checkpointing"}
 SAYS |= {"paged_adamw": "paged AdamW", "no_autocast": "bf16 autocast off", "packing": "packing"}
-
 SHARE = 6  # one training row in so many: speed per token does not need them all
 
 
@@ -153,7 +152,7 @@ def speed(args: Args) -> dict:
         "ours": "the published recipe: batch 8, no checkpointing, AdamW, cosine rate, loss on the completion, every linear layer",
         "levers": "ours with one of the original's settings put back",
         "apart": "ours without bf16 autocast; ours with rows packed by trl (bfd), which makes fewer and larger steps",
-        "protocol": f"{args.epochs} epochs of the same rows, one in {SHARE} of the training rows, for every arm, so equal tokens; a "
+        "protocol": f"{args.epochs} epochs of one training row in {SHARE}, the same for every arm, so equal tokens; a "
         "warm-up round is not recorded; the order rotates from round to round; loading and evaluation not counted",
     }
     title, objective = "Speed of tuning", "What does the recipe gain over the original's settings, at which loss?"
