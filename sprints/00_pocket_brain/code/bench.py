@@ -178,13 +178,13 @@ def record(run: runlog.Run, found: dict[str, np.ndarray]) -> None:
         axes.barh(list(bars), speeds, color=["C0", "0.6", "0.6"])
         for name, place in zip(bars.values(), range(len(bars)), strict=True):
             axes.plot(found[name], [place] * len(found[name]), "k.", markersize=4)
-        title = f"{against_bf16.mean():.1f} times as fast as the library in bf16, {ratio.mean():.1f} times as in its default fp32"
+        title = f"{against_bf16.mean():.1f} x the library in bf16, {ratio.mean():.1f} x its default fp32"
         axes.set(xlabel="tokens per second", title=title)
         axes.grid(axis="y", visible=False)
         axes.invert_yaxis()
-        hours = " h, ".join(f"{label} {100e6 / speed / 3600:.1f}" for label, speed in zip(bars, speeds, strict=True))
+        hours = ", ".join(f"{100e6 / speed / 3600:.1f} h ({label})" for label, speed in zip(bars, speeds, strict=True))
         shows = "Tokens per second in pretraining: mean of the rounds, and each round (dots)."
-        run.figure(figure, "speed", shows=shows, matters=f"A hundred million tokens take, {hours} h.")
+        run.figure(figure, "speed", shows=shows, matters=f"A hundred million tokens take {hours}.")
     run.observe(f"{found['share'].mean():.0%} of the measured matrix-product peak is used in pretraining.")
     run.conclude(
         f"Pretraining runs {against_bf16.mean():.1f} times as fast as transformers.Trainer in bf16, {ratio.mean():.1f} times as "
