@@ -183,7 +183,7 @@ def scaling_law(args: Args, base: Path) -> dict:
         "runs": "sizes 1M, 3M, 6M; a quarter, a half and the whole of the budget; each with its own schedule down to zero",
         "loss": "held-out nats per token, 64 windows of 256 tokens per source, the sources weighted as in training",
         "apart from the shipped run": "4 096 tokens per step in sequences of 256, where that has 8 192 and at the end 512",
-        "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of four learning rates and of two weight "
+        "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of five learning rates and of two weight "
         "decays, tried on a seed that is not compared",
     }
     seeds = range(args.seed, args.seed + (2 if args.smoke else 3))
