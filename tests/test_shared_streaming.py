@@ -142,7 +142,8 @@ def test_empty_prompt_is_refused_before_the_first_piece(on_torch, prompt):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_new_tokens": 0}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}]
+    "settings",
+    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"seed": -1}],
 )
 def test_settings_out_of_range_are_refused(on_torch, settings):
     with pytest.raises(UserError, match="max_new_tokens must be at least 1, temperature 0 to 100, top_p above 0 and at most 1"):

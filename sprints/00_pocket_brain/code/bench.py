@@ -184,7 +184,12 @@ def record(run: runlog.Run, found: dict[str, np.ndarray]) -> None:
         axes.invert_yaxis()
         hours = ", ".join(f"{100e6 / speed / 3600:.1f} h ({label})" for label, speed in zip(bars, speeds, strict=True))
         shows = "Tokens per second in pretraining: mean of the rounds, and each round (dots)."
-        run.figure(figure, "speed", shows=shows, matters=f"A hundred million tokens take {hours}.")
+        run.figure(
+            figure,
+            "speed",
+            shows=shows,
+            matters=f"At these rates, short sequences on an idle machine, a hundred million tokens take {hours}.",
+        )
     run.observe(f"{found['share'].mean():.0%} of the measured matrix-product peak is used in pretraining.")
     run.conclude(
         f"Pretraining runs {against_bf16.mean():.1f} times as fast as transformers.Trainer in bf16, {ratio.mean():.1f} times as "

@@ -116,7 +116,8 @@ def systems(args: Args, run: runlog.Run, given: Material) -> dict[str, System]:
     def adapted(seed: int) -> models.LoadedModel:
         return tuned(args, run, seed, given.rows)
 
-    tuned(args, run, args.seeds[:CONTROL_SEEDS][-1], snippets.mixed(given.rows))  # made last: if it is missing, that is said now
+    for seed, rows in ((args.seeds[-1], given.rows), (args.seeds[:CONTROL_SEEDS][-1], snippets.mixed(given.rows))):
+        tuned(args, run, seed, rows)  # the last of each that is made: if one is missing, that is said now
     makers = {"base": (base, False), "fewshot": (base, True), "tuned": (adapted, False)}
     return {name: measured(args, load, given, few) for name, (load, few) in run.track(makers.items(), "systems")}
 
@@ -171,7 +172,7 @@ def main(args: Args) -> dict:
         verdicts.losses(run, found, control(args, run, given), given, len(reader.tokenizer))
         verdicts.texts(run, found, given)
         verdicts.word_order(run, found, given, reader)
-        verdicts.readers(run, args.votes)
+        verdicts.readers(run, found, given, args.votes)
         verdicts.claims(run)
         verdicts.conclude(run)
     return run.report
