@@ -218,11 +218,11 @@ def overview(run: runlog.Run) -> None:
         colors = ["0.6" if label.startswith(" ") else "C0" for label in rows]
         axes.barh(list(rows), [100 * one["mean"] for one in found], xerr=100 * half_widths(found), color=colors)
         for gate in set(GATES.values()):
-            axes.axvline(100 * gate, color="k", linestyle=":", linewidth=1, label=f"gate, {gate:.0%}")
+            axes.axvline(100 * gate, color="k", linestyle=":", linewidth=1)
+            axes.text(100 * gate, len(rows) - 0.4, f"gate, {gate:.0%} ", fontsize=8, ha="right")
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="%", xlim=(0, 104), title="What it can do (blue), and what it is measured against (grey)")
         axes.invert_yaxis()
-        axes.legend(loc="lower right")
         shows = "Share of right answers, introduced names and clean texts, with 95 % intervals."
         run.figure(figure, "gates", shows=shows, matters="A number says little without the chance level beside it.")
 

@@ -91,7 +91,7 @@ def curves(entries: list[dict], title: str, settings: Settings):
         axes.set(xlabel="million tokens", ylabel="held-out loss, nats per token", title=title, yscale="log", ylim=(1, 12))
         axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axes.minorticks_off()
-        axes.legend(ncols=2)
+        axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1, 0.92))
         return figure
 
 

@@ -84,8 +84,9 @@ def _loss_figure(run: runlog.Run) -> None:
         axes.plot(control["ci95"], [len(NAMES) - 0.16] * 2, color="C0")
         axes.plot(control["mean"], len(NAMES) - 0.16, "o", color="C0")
         axes.set_yticks(range(len(NAMES) + 1), ["base", "few-shot", "tuned", "tuned on shuffled\nwords (control)"])
-        axes.invert_yaxis()
-        axes.set(xlabel="nats per token, 95 % interval", title="Loss on forms and themes that never train")
+        axes.set(
+            xlabel="nats per token, 95 % interval", ylim=(len(NAMES) + 0.5, -0.5), title="Loss on forms and themes that never train"
+        )
         axes.legend()
         run.figure(
             figure,
