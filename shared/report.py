@@ -26,6 +26,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def quoted(text: str) -> str:
+    """A text as a Markdown quotation that keeps its lines apart."""
+    return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
+
+
 def number(value: float, digits: int = 4) -> str:
     """Significant digits, without an exponent where a reader would not want one."""
     text = f"{value:.{digits}g}"

@@ -52,6 +52,18 @@ def stream(
     return _pieces(loaded, tokens(loaded, ids, min(max_new_tokens, context - len(ids)), sample))
 
 
+def whole(pieces: Generator[str, None, bool], show: Callable[[str], object] = lambda piece: None) -> tuple[str, bool]:
+    """All of a stream, each piece shown as it comes, and whether it ended by itself."""
+    text = ""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return text, end.value
+        show(piece)
+        text += piece
+
+
 def _pieces(loaded: LoadedModel, tokens: Iterator[int]) -> Generator[str, None, bool]:
     ids, text, done, ended = [], "", 0, False
     for token in tokens:

@@ -6,11 +6,12 @@ $ make pocket-generate                                                        th
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shared import models, runlog, streaming
 from shared.device import pick
-from shared.report import write_atomically
+from shared.report import quoted, write_atomically
 from shared.runlog import console
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
@@ -40,20 +41,10 @@ def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> t
     """The text for one prompt, shown while it is written, and whether it ended by itself."""
     asked = prompt if plain else [{"role": "user", "content": prompt}]
     sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
-    pieces, text = streaming.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling), ""
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            console.print()
-            return text, end.value
-        console.print(piece, end="", soft_wrap=True)
-        text += piece
-
-
-def quoted(text: str) -> list[str]:
-    """The lines of a text as a Markdown quotation that keeps them apart."""
-    return [f"> {line}  " if line.strip() else ">" for line in text.splitlines()]
+    pieces = streaming.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling)
+    found = streaming.whole(pieces, partial(console.print, end="", soft_wrap=True))
+    console.print()
+    return found
 
 
 def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
@@ -70,7 +61,7 @@ def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
         lengths.append(len(loaded.tokenizer(text)["input_ids"]))
         whole += ended
         body = f"**{prompt}**{text}" if plain else text
-        lines += [f"## {prompt.splitlines()[0]}", "", *quoted(body if ended else f"{body} [cut]"), ""]
+        lines += [f"## {prompt.splitlines()[0]}", "", quoted(body if ended else f"{body} [cut]"), ""]
     run.metric("sample_tokens", lengths, unit="tokens", meaning="length of the samples on the sheet")
     run.observe(f"{whole} of {len(lengths)} samples end by themselves.")
     run.conclude(f"{len(lengths)} texts, nothing selected, in samples.md beside this report.")

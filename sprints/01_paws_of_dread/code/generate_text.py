@@ -14,7 +14,7 @@ import numpy as np
 from shared import models, runlog
 from shared.device import pick
 from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import quoted, write_atomically
 from shared.runlog import console
 
 from . import adapter, judges, measures, recipe, scores, snippets, tuning, vote
@@ -149,10 +149,6 @@ def fault(one: measures.Written, corpus: list[str]) -> str | None:
     if not scores.clean_form(one.text):
         return scores.broken_rule(one.text)
     return "copied" if scores.longest_copied(one.text, corpus).length >= COPIED else None
-
-
-def quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
 
 
 def main(args: Args) -> dict | None:

@@ -131,12 +131,8 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
 
 
 def _stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Written:
-    pieces, text = stream(loaded, messages, new_tokens, seed), ""
-    while True:
-        try:
-            text += next(pieces)
-        except StopIteration as end:
-            return Written(text.strip(), end.value)
+    text, ended = streaming.whole(stream(loaded, messages, new_tokens, seed))
+    return Written(text.strip(), ended)
 
 
 def stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Generator[str, None, bool]:
