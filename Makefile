@@ -71,8 +71,8 @@ clean: ## remove what runs leave behind: runs/, the local MLflow store, caches (
 
 # make <sprint>-<step>, for every step that a sprint.toml may have (shared/sprints.py)
 STEPS := $(shell sed -n 's/^STEPS = (\(.*\))/\1/p' shared/sprints.py | tr -d '",')
-generate_input = $(if $(PROMPT),--prompt="$$PROMPT")
-predict_input = $(if $(FILE),--file="$$FILE")
+generate_input = $(if $(filter file,$(origin PROMPT)),,--prompt="$$PROMPT")
+predict_input = $(if $(filter file,$(origin FILE)),,--file="$$FILE")
 define step_rule
 %-$(1): setup
 	$$(RUN) run $$* $(1) --device $$(DEVICE) $$($(1)_input) $$(ARGS)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shared import gallery
-from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, value, write_atomically
+from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
@@ -44,16 +44,17 @@ def metrics(report: dict, _link: str = "") -> str:
 def comparisons(report: dict, _link: str = "") -> str:
     rows = [
         [
+            c["key"].replace("_", " "),
             c["a"],
             c["b"],
             f"{number(c['difference'])} {c['unit']}".strip(),
             interval(c),
-            f"{c['p']:.2g}",
+            f"{c['p']:.2g}" if c["p"] >= 1e-4 else "< 0.0001",
             str(c["n"]),
         ]
-        for c in report["comparisons"]
+        for c in map(shown, report["comparisons"])
     ]
-    return table(["a", "b", "a - b", "95 % interval", "p (paired or corrected t)", "n"], rows)
+    return table(["what", "a", "b", "a - b", "95 % interval", "p (paired or corrected t)", "n"], rows)
 
 
 def figures(report: dict, link: str) -> str:

@@ -1,8 +1,6 @@
-"""Load a causal language model with its tokenizer for the device at hand, and stream text from it.
+"""Load a causal language model with its tokenizer for the device at hand.
 
     loaded = models.load("auto", run.device)  # str(loaded) says which model, why, and in which precision
-    for piece in models.stream(loaded, [{"role": "user", "content": "Why am I a cat?"}], temperature=0.7, seed=0):
-        print(piece, end="", flush=True)
 
 Weights come from safetensors only, and no code of a model's repository ever runs.
 """
@@ -10,22 +8,16 @@ Weights come from safetensors only, and no code of a model's repository ever run
 import difflib
 import json
 import re
-import warnings
-from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from shared.device import Device, DeviceName, pick
 from shared.errors import UserError
 from shared.sprints import ROOT
 
 Quantization = Literal["auto", "none", "nf4", "mlx4"]
-Input = str | list[dict[str, str]]  # a text, or chat messages
 
 POCKET = ROOT / "sprints" / "00_pocket_brain" / "results" / "model"
 HUB = {"smollm": "HuggingFaceTB/SmolLM-135M-Instruct", "phi3": "microsoft/Phi-3-mini-4k-instruct"}
@@ -224,77 +216,3 @@ def _mlx_model(folder: Path, config: dict, device: Device, stored: str | None, q
         nn.quantize(model, group_size=64, bits=4)
     mx.eval(model.parameters())
     return model
-
-
-def stream(
-    loaded: LoadedModel, prompt: Input, max_new_tokens: int = 256, temperature: float = 0, top_p: float = 1, seed: int | None = None
-) -> Generator[str, None, bool]:
-    """Yield the answer to chat messages, or the continuation of a text, in pieces of whole characters; return whether it ended.
-
-    Temperature 0 is greedy; a seed gives the same text again. In a small context the answer gives way down to half of it, then the
-    prompt loses its start, with a warning. Raises UserError for an empty prompt and for settings out of range.
-    """
-    if max_new_tokens < 1 or not 0 <= temperature <= 100 or not 0 < top_p <= 1:
-        raise UserError("max_new_tokens must be at least 1, temperature 0 to 100, top_p above 0 and at most 1")
-    if not (prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)).strip():
-        raise UserError("the prompt is empty: give it some text")
-    tokenizer, chat = loaded.tokenizer, {"add_generation_prompt": True, "return_dict": False}
-    ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, **chat)
-    context = loaded.context or len(ids) + max_new_tokens
-    room = context - min(max_new_tokens, context // 2)
-    if len(ids) > room:
-        warnings.warn(f"the prompt has {len(ids)} tokens, {room} fit the context: its start is cut off", stacklevel=2)
-        ids = ids[-room:]
-    sample = partial(_sample, temperature=temperature, top_p=top_p, generator=np.random.default_rng(seed))
-    loaded.model.eval()  # training may have left its dropout on
-    tokens = _mlx_tokens if loaded.backend == "mlx" else _torch_tokens
-    return _pieces(loaded, tokens(loaded, ids, min(max_new_tokens, context - len(ids)), sample))
-
-
-def _pieces(loaded: LoadedModel, tokens: Iterator[int]) -> Generator[str, None, bool]:
-    ids, text, done, ended = [], "", 0, False
-    for token in tokens:
-        if ended := token in loaded.stop_ids:
-            break
-        ids.append(token)
-        text = loaded.tokenizer.decode(ids, skip_special_tokens=True)
-        if len(text) > done and not text.endswith("\ufffd"):  # the first bytes of a character wait for the others
-            yield text[done:]
-            done = len(text)
-    if text[done:]:
-        yield text[done:]
-    return ended
-
-
-def _sample(logits: np.ndarray, temperature: float, top_p: float, generator: np.random.Generator) -> int:
-    """Draw a token from logits (V,); in NumPy, so that the three settings mean the same on every backend."""
-    if temperature == 0:
-        return int(logits.argmax())
-    p = np.exp((logits.astype(float) - logits.max()) / temperature)
-    order = np.argsort(-p)
-    kept = order[np.cumsum(p[order]) - p[order] < top_p * p.sum()]  # the likelier tokens before it leave some of top_p
-    return int(generator.choice(kept, p=p[kept] / p[kept].sum()))
-
-
-def _torch_tokens(loaded: LoadedModel, ids: list[int], count: int, sample: Callable) -> Iterator[int]:
-    """A loop of its own: `generate` would need a thread, which goes on when its reader stops and hides its errors."""
-    import torch
-
-    cache = None
-    for _ in range(count):
-        feed = torch.tensor([ids], device=loaded.model.device)  # (1, T), then (1, 1)
-        with torch.no_grad():  # around the step only: around a yield it would reach into the caller
-            output = loaded.model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        ids, cache = [sample(output.logits[0, -1].float().cpu().numpy())], output.past_key_values
-        yield ids[0]
-
-
-def _mlx_tokens(loaded: LoadedModel, ids: list[int], count: int, sample: Callable) -> Iterator[int]:
-    import mlx.core as mx
-    from mlx_lm import stream_generate
-
-    def draw(logprobs: Any) -> Any:  # (1, V)
-        return mx.array([sample(np.asarray(logprobs[0].astype(mx.float32)))])
-
-    for response in stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=count, sampler=draw):
-        yield response.token

@@ -26,6 +26,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def quoted(text: str) -> str:
+    """A text as a Markdown quotation that keeps its lines apart."""
+    return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
+
+
 def number(value: float, digits: int = 4) -> str:
     """Significant digits, without an exponent where a reader would not want one."""
     text = f"{value:.{digits}g}"
@@ -41,8 +46,18 @@ def digits(metric: dict) -> int:
     return needed
 
 
+def shown(found: dict) -> dict:
+    """A metric or a comparison as readers see it: fractions in percent, differences of them in percentage points."""
+    if found["unit"] != "fraction":
+        return found
+    numbers = {key: 100 * found[key] for key in ("mean", "median", "difference") if key in found}
+    ranges = {key: [100 * bound for bound in found[key]] for key in ("ci95", "median_ci95") if found.get(key)}
+    return found | numbers | ranges | {"unit": "points" if "difference" in found else "%"}
+
+
 def interval(metric: dict) -> str:
     """The 95 % interval, "low to high"; empty when there is none."""
+    metric = shown(metric)
     return "" if metric["ci95"] is None else "{} to {}".format(*(number(bound, digits(metric)) for bound in metric["ci95"]))
 
 
@@ -51,11 +66,12 @@ def value(metric: dict, form: str | None = None) -> str:
     "median" with its interval, or "n"."""
     if form not in (None, "unit", "interval", "low", "median", "n"):
         raise ValueError(f"there is no KEY:{form}; there is KEY, KEY:unit, KEY:interval, KEY:low, KEY:median and KEY:n")
-    if form == "low":
-        return number(metric["ci95"][0], digits(metric))
-    unit = f" {metric['unit']}" if metric["unit"] and form else ""
     if form == "n":
         return f"{metric['n']:,}"
+    metric = shown(metric)
+    unit = f" {metric['unit']}" if metric["unit"] and (form or metric["unit"] == "%") else ""
+    if form == "low":
+        return number(metric["ci95"][0], digits(metric)) + unit
     if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
         return "{}{} [{}, {}]".format(number(metric["median"]), unit, *map(number, metric["median_ci95"]))
     text = number(metric["mean"], digits(metric)) + unit

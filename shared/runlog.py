@@ -20,10 +20,12 @@ report.json is written when the block ends well, all at once: an interrupted run
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -70,6 +72,9 @@ def launch(main: Callable, args_type: type[Args]) -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         if transformers := sys.modules.get("transformers"):
             transformers.utils.logging.disable_progress_bar()
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"  # a line of our source helps nobody
+    warnings.simplefilter("ignore", FutureWarning)  # of one library about another
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     try:
         main(args)
@@ -78,7 +83,7 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     except OSError as error:  # a full disk, a read-only folder
         raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
-        console.print("\ninterrupted: finished experiments are kept, results are never half-written")
+        console.print("\ninterrupted: nothing is half-written, the same command starts again")
         raise SystemExit(130) from None
 
 
@@ -258,7 +263,7 @@ def _metric_table(report: dict) -> Table:
 
 
 def _plain(value) -> Any:
-    """JSON-ready: paths relative to the repository, numpy numbers as Python's, floats to 7 digits, infinities as None."""
+    """JSON-ready: paths relative to the repository, numpy numbers as Python's, fractions to 7 digits, infinities as None."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -268,5 +273,7 @@ def _plain(value) -> Any:
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, (float, np.floating)):
+        if value.is_integer():
+            return float(value)
         return float(f"{value:.7g}") if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value

@@ -20,7 +20,7 @@ TOLERANCE = {"weights": 1e-3, "gradients": 1e-3, "optimizer": 1e-3, "activations
 
 
 def agree(config: Any, got: Any, rows: int, length: int, rank: int) -> None:
-    computed = next(one for one in memory.table(config, rows, length, rank, "cpu") if one.method == got.method)
+    computed = next(one for one in memory.table(config, rows, length, rank) if one.method == got.method)
     assert computed.trainable == got.trainable
     for part, tolerance in TOLERANCE.items():
         assert getattr(computed, part) == pytest.approx(getattr(got, part), rel=tolerance), part

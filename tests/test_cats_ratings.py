@@ -174,7 +174,7 @@ def test_votes_belong_to_the_texts_of_a_page(tmp_path):
 def test_answers_are_said_as_they_were_written(monkeypatch):
     pieces = ["I am :cat:", " [bold]and", " 3 bowls[/bold] True\n"]
     monkeypatch.setattr(generate, "both", lambda args: ("first", "second"))
-    monkeypatch.setattr(generate.models, "stream", lambda *args, **kwargs: iter(pieces))
+    monkeypatch.setattr(generate.measures, "stream", lambda *args, **kwargs: iter(pieces))
     terminal = Console(force_terminal=True, color_system="standard", markup=False, file=(shown := StringIO()))
     monkeypatch.setattr(generate, "console", terminal)
     generate.main(generate.Args(prompt="What is :cat:?"))

@@ -146,13 +146,13 @@ def test_copied_share_of_training_is_one(text, corpus, n):
     ],
 )
 def test_the_rule_a_text_breaks(text, rule):
-    assert scores.broken_rule(text) == rule
-    assert scores.clean_form(text) is (rule is None)
+    assert scores.broken_rule(text) == rule and scores.clean_form(text) is (rule is None)
 
 
 def test_a_clean_form_is_no_sense(rows):
     """All words but the last in random order: a text still ends like one, and mostly passes. Order is measures.order_gain's."""
-    assert np.mean([scores.clean_form(row.completion) for row in rows]) >= 0.99
+    assert np.mean([scores.clean_form(row.completion) for row in rows]) >= 0.98
+    assert np.mean([scores.clean_form(row.completion) for row in rows if row.split != "train"]) >= 0.99  # the ceiling of the report
     for parts in (mixed := [re.split(r"(\s+)", row.completion) for row in rows]):
         parts[:-2:2] = random.Random(0).sample(parts[:-2:2], len(parts) // 2)
     assert np.mean([scores.clean_form("".join(parts)) for parts in mixed]) > 0.85

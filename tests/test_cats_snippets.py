@@ -35,7 +35,8 @@ def stops(tokenizer):
 
 
 def test_the_data_is_as_large_and_varied_as_the_card_says(rows):
-    assert len(rows) >= 320 and {row.form for row in rows} == set(snippets.FORMS)
+    assert [len(snippets.split(rows, name)) for name in ("train", "validation", "test")] == [576, 64, 128]
+    assert {row.form for row in rows} == set(snippets.FORMS)
     assert len({row.theme for row in rows}) == 24 and len({row.prompt for row in rows}) == len(rows)
     assert not snippets.near_duplicates(rows)
     seen = {}
@@ -56,6 +57,18 @@ def test_what_is_held_out_shares_neither_theme_nor_form_with_training(rows):
     validation_forms, validation_themes = snippets.HELD_OUT["validation"]
     test_forms, test_themes = snippets.HELD_OUT["test"]
     assert not validation_forms & test_forms and not validation_themes & test_themes
+
+
+def test_the_control_trains_on_the_same_words_and_is_judged_on_the_same_rows(rows):
+    mixed = snippets.mixed(rows)
+    for row, other in zip(rows, mixed, strict=True):
+        assert sorted(row.completion.split()) == sorted(other.completion.split()) and (row.prompt, row.split) == (
+            other.prompt,
+            other.split,
+        )
+        assert row == other or row.split == "train"
+    changed = sum(row != other for row, other in zip(rows, mixed, strict=True))
+    assert changed >= len(snippets.split(rows, "train")) - 2 and snippets.digest(mixed) != snippets.digest(rows)
 
 
 def test_near_duplicates_are_found():

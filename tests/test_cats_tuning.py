@@ -26,7 +26,7 @@ snippets = import_module(f"{CODE}.snippets")
 tune_torch = import_module(f"{CODE}.tune_torch")
 tuning = import_module(f"{CODE}.tuning")
 twin = import_module(f"{CODE}.twin")
-SMALL = recipe.Recipe(rank=4, alpha=8, epochs=2, batch=4, max_length=160)
+SMALL = recipe.Recipe(rank=4, alpha=8, dropout=0.05, epochs=2, batch=4, max_length=160)
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,8 @@ def test_what_a_request_names_is_in_the_story(seed):
     if len(made.turns) == 2 and made.family in script.plots():
         asked = set(re.findall(r"\b[A-Z][a-z]+\b", made.turns[0])) & set(made.names)
         assert made.names[0] in asked
-        assert made.names[0] in made.turns[1]
+        told = "\n\n" in made.turns[0]  # the request tells the beginning, and the rest may be others'
+        assert told or made.names[0] in made.turns[1]
 
 
 @pytest.mark.parametrize("family", stories.FAMILIES)

@@ -106,6 +106,15 @@ def test_interval_digits_tell_it_from_a_point():
     assert report.value(metric, "interval") == "0.99742 [0.99738, 0.99744]"
 
 
+def test_fractions_are_shown_in_percent():
+    metric = {"mean": 0.964, "ci95": [0.9506, 0.9739], "unit": "fraction", "n": 9}
+    assert report.value(metric, "interval") == "96.4 % [95.06, 97.39]"
+    assert report.value(metric) == "96.4 %" and report.value(metric, "low") == "95.06 %"
+    assert report.interval(metric) == "95.06 to 97.39" and metric["mean"] == 0.964
+    less = {"difference": -0.5, "ci95": [-0.6, -0.4], "unit": "fraction"}
+    assert report.shown(less) == {"difference": -50, "ci95": [-60, -40], "unit": "points"}
+
+
 def test_missing_reports_and_metrics_say_so(root):
     path = root / "sprints" / "00_trial" / "README.md"
     path.write_text("<!-- begin: metrics second -->\n<!-- end: metrics -->\n<!-- value: speed -->1<!-- /value -->")

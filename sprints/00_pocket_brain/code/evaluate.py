@@ -78,26 +78,31 @@ def look_up(run: runlog.Run, args: Args, brain, ours: Answer, chance: Answer, co
     found = {facts: right(ours, questions) for facts, questions in run.track(asked.items(), "look-up")}
     every = [question for questions in asked.values() for question in questions]
     some = every[::5]
-    what = "questions about one of 2 to 5 facts on invented names no training text holds, answered letter by letter, greedy"
+    what = "questions about one of 2 to 5 facts on invented names no training text holds, in phrasings that train; greedy, exact"
     fraction(run, "lookup_exact_match", np.concatenate(list(found.values())), what)
     for facts, values in found.items():
-        fraction(run, f"lookup_exact_match_{facts}_facts", values, f"the same with {facts} facts")
+        fraction(run, f"lookup_exact_match_{facts}_facts", values, f"look-up questions with {facts} facts")
     families = gates.unseen_phrasings()
     each = -(-args.questions // len(gates.FACTS))
     unseen = [question for facts in gates.FACTS for question in gates.lookup_questions(facts, each, families, seed=2)]
-    meaning = f"such questions, as many for each number of facts, in the {len(families)} phrasings that no training text holds"
+    meaning = f"look-up questions, as many for each number of facts, in the {len(families)} phrasings that no training text holds"
     fraction(run, "lookup_exact_match_unseen_phrasing", right(ours, unseen), meaning)
-    fraction(run, "lookup_exact_match_random", right(chance, some), "the same questions (one in five) to random weights")
-    meaning = f"the same questions (one in five) to a {ORDER}-gram Kneser-Ney model of all training tokens, greedy"
+    fraction(run, "lookup_exact_match_random", right(chance, some), "look-up questions (one in five) to random weights")
+    meaning = f"look-up questions (one in five) to a {ORDER}-gram Kneser-Ney model of all training tokens, greedy"
     fraction(run, "lookup_exact_match_ngram", right(counts, some), meaning)
     rng = random.Random(args.seed)
     guessed = gates.exact([rng.choice(values) for _, values in every], [sample for sample, _ in every])
-    meaning = "the same questions, answered with a value of the asked relation in the prompt, drawn at random"
+    meaning = "look-up questions, answered with a value of the asked relation in the prompt, drawn at random"
     fraction(run, "lookup_exact_match_guess", guessed, meaning)
     several = np.array([len(values) > 1 for _, values in every])
-    meaning = "those questions in which two facts or more have the asked relation, so that only the subject tells which is meant"
+    meaning = "look-up questions in which two facts or more have the asked relation, so that only the subject tells which is meant"
     fraction(run, "lookup_exact_match_binding", np.concatenate(list(found.values()))[several], meaning)
-    fraction(run, "lookup_exact_match_binding_guess", guessed[several], "the same questions, answered by such a draw")
+    fraction(
+        run,
+        "lookup_exact_match_binding_guess",
+        guessed[several],
+        "such questions, answered with a value drawn at random",
+    )
 
 
 def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answer) -> None:
@@ -107,7 +112,7 @@ def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answ
     written = ours(openings, gates.STORY_TOKENS)
     by_counts = counts(openings[: args.ngram_stories], gates.STORY_TOKENS)
     rng = random.Random(args.seed)
-    ngram = f"the same of stories sampled from a {ORDER}-gram Kneser-Ney model of all training tokens"
+    ngram = f"stories sampled from a {ORDER}-gram Kneser-Ney model of all training tokens"
     sets = {  # key: openings, continuations, meaning
         "": (
             openings,
@@ -115,9 +120,9 @@ def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answ
             f"mentions of names, in stories continued from {HELD_OUT_PLOTS} held-out plots, that stand in the opening or are "
             "introduced (not that their bearers stay who they were)",
         ),
-        "_ceiling": (openings, true, "the same of the true continuations: what the rules let pass"),
-        "_floor": (openings[1:] + openings[:1], true, "the same of the true continuations behind the opening of another story"),
-        "_ngram": (openings[: len(by_counts)], by_counts, ngram),
+        "_ceiling": (openings, true, "names in the true continuations: what the rules let pass"),
+        "_floor": (openings[1:] + openings[:1], true, "names in the true continuations, behind the opening of another story"),
+        "_ngram": (openings[: len(by_counts)], by_counts, f"names in {ngram}"),
     }
     judged = {key: gates.name_verdicts(before, texts) for key, (before, texts, _) in sets.items()}
     for key, (_, _, meaning) in sets.items():
@@ -129,10 +134,10 @@ def write_stories(run: runlog.Run, args: Args, brain, ours: Answer, counts: Answ
     fraction(run, "name_consistency_stories", whole, "continued stories in which every name is one of the opening or introduced")
     what = f"continuations of {gates.STORY_TOKENS} tokens that have {gates.STORY_WORDS} words or more and break none of "
     fraction(run, "grammar_clean", clean(written), f"{what}{len(rules.RULES) + 1} rules")
-    fraction(run, "grammar_clean_ceiling", clean(true), "the same of the true continuations")
-    fraction(run, "grammar_clean_ngram", clean(by_counts), ngram)
+    fraction(run, "grammar_clean_ceiling", clean(true), "true continuations that break none of the rules")
+    fraction(run, "grammar_clean_ngram", clean(by_counts), f"of {ngram}: those that break none of the rules")
     mixed = [gates.shuffled(text, rng) for text in true]
-    fraction(run, "grammar_clean_shuffled", clean(mixed), "the same of the true continuations, the words of each sentence shuffled")
+    fraction(run, "grammar_clean_shuffled", clean(mixed), "true continuations with the words of each sentence shuffled that pass")
     counted = [fault for text in written for fault in rules.faults(text)]
     common = sorted(set(counted), key=counted.count, reverse=True)[:3]
     run.observe("Most frequent faults: " + (", ".join(f"{name} ({counted.count(name)})" for name in common) or "none") + ".")
@@ -150,7 +155,7 @@ def clean(texts: Sequence[str]) -> np.ndarray:
 
 def bits(run: runlog.Run, args: Args, loaded: models.LoadedModel, folder: Path, counts: KneserNey) -> list[str]:
     """Of every source; returns the sources on which the n-gram model is better."""
-    bars: dict[str, tuple[float, float]] = {}
+    bars: dict[str, tuple[dict, dict]] = {}  # source -> metrics of ours and of theirs
     for source in run.track(corpus.SOURCES, "bits per character"):
         tokens = np.fromfile(folder / f"{source}.heldout.bin", np.uint16)
         starts = gates.windows(tokens, args.heldout_tokens // (gates.WINDOW + 1))
@@ -159,29 +164,67 @@ def bits(run: runlog.Run, args: Args, loaded: models.LoadedModel, folder: Path, 
         ours = gates.model_nats(loaded.model, tokens, starts).sum(1) * per_character
         nats, own = gates.ngram_nats(ngram, counts, tokens, starts)
         theirs = nats.sum(1) * per_character
-        bars[source] = (ours.mean(), theirs.mean())
         options = {"unit": "bits", "higher_is_better": False}
         unseen = f"held-out {source}, {len(starts)} windows of {gates.WINDOW} tokens evenly over all of it"
         run.metric(f"bits_per_character_{source}", ours, **options, meaning=f"bits per character of {unseen}")
-        meaning = f"the same text by {ORDER}-gram Kneser-Ney models, {own:.0%} that of this source and the rest that of all"
+        meaning = f"held-out {source} by {ORDER}-gram Kneser-Ney models, {own:.0%} that of this source and the rest that of all"
         run.metric(f"bits_per_character_ngram_{source}", theirs, **options, meaning=meaning)
         if len(starts) > 1:
             run.compare(f"bits_per_character_{source}", ours, theirs, names=("pocket", f"{ORDER}-gram Kneser-Ney"), unit="bits")
+        found = run.report["metrics"]
+        bars[source] = (found[f"bits_per_character_{source}"], found[f"bits_per_character_ngram_{source}"])
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 3.6))
         places = np.arange(len(bars))
-        axes.bar(places - 0.2, [ours for ours, _ in bars.values()], 0.38, label="Pocket Brain")
-        axes.bar(places + 0.2, [theirs for _, theirs in bars.values()], 0.38, label=f"{ORDER}-gram Kneser-Ney", color="0.6")
+        for shift, whose, color, label in ((-0.2, 0, "C0", "Pocket Brain"), (0.2, 1, "0.6", f"{ORDER}-gram Kneser-Ney")):
+            mine = [pair[whose] for pair in bars.values()]
+            drawn = axes.bar(places + shift, [one["mean"] for one in mine], 0.38, yerr=half_widths(mine), color=color, label=label)
+            axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=8)
+        axes.grid(axis="x", visible=False)
         axes.set_xticks(places, list(bars))
         axes.set(ylabel="bits per character, held out", title="What an unseen character costs")
         axes.legend()
         run.figure(
             figure,
             "bits",
-            shows="Bits per character of held-out families and files, ours beside the n-gram model.",
+            shows="Bits per character of held-out families and files, ours beside the n-gram model; lines: 95 % intervals.",
             matters="The n-gram model has seen the same text: what is below it is more than counting.",
         )
-    return [source for source, (ours, theirs) in bars.items() if ours > theirs]
+    return [source for source, (ours, theirs) in bars.items() if ours["mean"] > theirs["mean"]]
+
+
+def half_widths(metrics: Sequence[dict]) -> np.ndarray:
+    """Distances of the intervals' ends from the means, as matplotlib wants them: (2, metrics)."""
+    ends = [(one["mean"] - one["ci95"][0], one["ci95"][1] - one["mean"]) if one["ci95"] else (0, 0) for one in metrics]
+    return np.array(ends).T
+
+
+def overview(run: runlog.Run) -> None:
+    """Look-up, names and grammar beside what they are measured against."""
+    rows = {
+        "look-up": "lookup_exact_match",
+        "look-up, unseen phrasings": "lookup_exact_match_unseen_phrasing",
+        "look-up, only the subject tells": "lookup_exact_match_binding",
+        "   a value drawn at random": "lookup_exact_match_binding_guess",
+        "names introduced": "name_consistency",
+        "   n-gram model": "name_consistency_ngram",
+        "stories with every name introduced": "name_consistency_stories",
+        "grammar: passes the rules": "grammar_clean",
+        "   n-gram model ": "grammar_clean_ngram",
+    }
+    found = [run.report["metrics"][key] for key in rows.values()]
+    with runlog.style() as plt:
+        figure, axes = plt.subplots(figsize=(8, 3.6))
+        colors = ["0.6" if label.startswith(" ") else "C0" for label in rows]
+        axes.barh(list(rows), [100 * one["mean"] for one in found], xerr=100 * half_widths(found), color=colors)
+        for gate in set(GATES.values()):
+            axes.axvline(100 * gate, color="k", linestyle=":", linewidth=1)
+            axes.text(100 * gate, len(rows) - 0.4, f"gate, {gate:.0%} ", fontsize=8, ha="right")
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel="%", xlim=(0, 104), title="What it can do (blue), and what it is measured against (grey)")
+        axes.invert_yaxis()
+        shows = "Share of right answers, introduced names and clean texts, with 95 % intervals."
+        run.figure(figure, "gates", shows=shows, matters="A number says little without the chance level beside it.")
 
 
 def verdict(key: str, metric: dict) -> str:
@@ -233,6 +276,7 @@ def main(args: Args) -> dict:
         count = partial(gates.complete_by_counts, ngram, brain, stops=loaded.stop_ids)
         look_up(run, args, brain, answer, partial(gates.complete, start, brain), count)
         write_stories(run, args, brain, partial(answer, seed=args.seed), partial(count, seed=args.seed))
+        overview(run)
         worse = bits(run, args, loaded, folder, ngram)
         run.observe(f"The n-gram model needs fewer bits per character on: {', '.join(worse) or 'none of the sources'}.")
         record_inputs(run, folder)

@@ -28,7 +28,15 @@ on every machine. It is the offline base model of the other sprints, made to be 
 - **Corpus:** generated stories and tasks, hand-written prose and dialogues, docstrings and functions of the packages in
   `corpus.json`.
 - **Licence:** MIT, for the weights as for the text written here; the licences of the packages stand in `corpus.json`.
-- **Gates:** `results/gates/report.json` of the sprint.
+- **What it can do:** measured in the README of the sprint, two folders up.
+
+## Use
+
+    from transformers import pipeline
+
+    brain = pipeline("text-generation", model="sprints/00_pocket_brain/results/model")
+    print(brain([{{"role": "user", "content": "Write a short story about a cat named Milo."}}], max_new_tokens=150, do_sample=True,
+                temperature=0.7)[0]["generated_text"][-1]["content"])
 
 ## Limits
 

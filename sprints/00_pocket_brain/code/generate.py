@@ -6,12 +6,12 @@ $ make pocket-generate                                                        th
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from shared import models, runlog
+from shared import models, runlog, streaming
 from shared.device import pick
-from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import quoted, write_atomically
 from shared.runlog import console
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
@@ -21,7 +21,7 @@ PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
 class Args(runlog.Args):
     """What to write about, and how boldly."""
 
-    prompt: str = ""
+    prompt: str | None = None
     """What to say to the model; without it, the sample sheet is written."""
     plain: bool = False
     """Go on with the prompt as a text, instead of answering it as a message."""
@@ -41,15 +41,10 @@ def write(loaded: models.LoadedModel, args: Args, prompt: str, plain: bool) -> t
     """The text for one prompt, shown while it is written, and whether it ended by itself."""
     asked = prompt if plain else [{"role": "user", "content": prompt}]
     sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
-    pieces, text = models.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling), ""
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            console.print()
-            return text, end.value
-        console.print(piece, end="", soft_wrap=True)
-        text += piece
+    pieces = streaming.stream(loaded, asked, max_new_tokens=args.max_new_tokens, **sampling)
+    found = streaming.whole(pieces, partial(console.print, end="", soft_wrap=True))
+    console.print()
+    return found
 
 
 def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
@@ -57,14 +52,16 @@ def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
     prompts = PROMPTS.read_text(encoding="utf-8").strip().split("\n")
     prompts = prompts[:2] if args.smoke else prompts
     decoding, lengths, whole = f"seed {args.seed}, temperature {args.temperature}, top-p {args.top_p}", [], 0
-    lines = ["# Samples", "", f"One draw each, {decoding}, nothing selected.", ""]
+    cut = f"[cut]: at {args.max_new_tokens} tokens. A text that goes on with a given one shows that in bold."
+    lines = ["# Samples", "", f"One draw each, {decoding}, nothing selected. {cut}", "", f"{loaded}", ""]
     for prompt in prompts:
         plain, prompt = prompt.startswith("> "), prompt.removeprefix("> ").replace("\\n", "\n")
         console.print(f"\n{prompt}", style="bold")
         text, ended = write(loaded, args, prompt, plain)
         lengths.append(len(loaded.tokenizer(text)["input_ids"]))
         whole += ended
-        lines += [f"## {prompt.splitlines()[0]}", "", "````", prompt + text if plain else text, "````", ""]
+        body = f"**{prompt}**{text}" if plain else text
+        lines += [f"## {prompt.splitlines()[0]}", "", quoted(body if ended else f"{body} [cut]"), ""]
     run.metric("sample_tokens", lengths, unit="tokens", meaning="length of the samples on the sheet")
     run.observe(f"{whole} of {len(lengths)} samples end by themselves.")
     run.conclude(f"{len(lengths)} texts, nothing selected, in samples.md beside this report.")
@@ -73,9 +70,7 @@ def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
 
 
 def main(args: Args) -> dict | None:
-    if args.max_new_tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise UserError("--max-new-tokens must be at least 1, --temperature at least 0, --top-p in (0, 1]")
-    if args.prompt:
+    if args.prompt is not None:
         loaded = models.load(args.model, args.device)
         console.print(str(loaded), style="dim")
         write(loaded, args, args.prompt, args.plain)

@@ -18,7 +18,7 @@ from shared.report import read_all
 from .batches import Settings, Shards
 from .model import SHAPES
 
-ADAMW_RATES = (1e-3, 3e-3, 6e-3, 1e-2)
+ADAMW_RATES = (3e-4, 1e-3, 3e-3, 6e-3, 1e-2)
 
 
 def mixed(losses: Mapping[str, float], mix: Mapping[str, float]) -> float:

@@ -2,7 +2,6 @@
 
 $ make pocket-train                                          the shipped model: hours on two cores, resumes after a stop
 $ make pocket-train ARGS="--only pretraining --size 1M --tokens 5_000_000"   a small one, in minutes, to runs/custom
-$ make pocket-train ARGS="--only binding"                    what trains first: questions alone against bare pairs
 $ make pocket-train ARGS="--only scaling"                    loss against tokens and parameters, Muon against AdamW
 $ make pocket-train ARGS=--smoke                             toy size, seconds
 """
@@ -22,7 +21,7 @@ from shared.errors import UserError
 from shared.processes import torchrun
 from shared.sprints import ROOT
 
-from . import curriculum, scaling
+from . import scaling
 from .batches import Settings
 from .export import export
 from .pretrain import Pretraining, history, matmul_peak, reached
@@ -48,7 +47,7 @@ class Args(runlog.Args):
     scaling_tokens: int = 6_000_000
     """Longest of the short runs behind the scaling law."""
     only: tuple[str, ...] = ()
-    """Which experiments to run: pretraining, binding, scaling (all when not given)."""
+    """Which experiments to run: pretraining, scaling (all when not given)."""
 
 
 def processes_for(device: str) -> int:
@@ -79,17 +78,20 @@ def pretrain(folder: Path, settings: Settings, processes: int, device: str) -> l
     return history(folder)
 
 
-def curves(entries: list[dict], title: str):
-    """Held-out loss of every source over the tokens seen."""
+def curves(entries: list[dict], title: str, settings: Settings):
+    """Held-out loss of every source over the tokens seen, with the phases of the run."""
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 4.2))
         tokens = [entry["tokens"] / 1e6 for entry in entries]
         for source in entries[-1]["heldout"]:
             axes.plot(tokens, [entry["heldout"][source] for entry in entries], label=source)
-        axes.set(xlabel="million tokens", ylabel="held-out loss, nats per token", title=title, yscale="log")
-        axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        for share, what in ((settings.first_share, "recall alone until here"), (1 - settings.decay_share, "rate falls from here")):
+            axes.axvline(share * settings.tokens / 1e6, color="0.5", linestyle=":", linewidth=1)
+            axes.text(share * settings.tokens / 1e6, 11.5, f" {what}", fontsize=8, va="top")
+        axes.set(xlabel="million tokens", ylabel="held-out loss, nats per token", title=title, yscale="log", ylim=(1, 12))
+        axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axes.minorticks_off()
-        axes.legend(ncols=2)
+        axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1, 0.92))
         return figure
 
 
@@ -171,7 +173,7 @@ def pretraining(args: Args, base: Path) -> dict:
             digest = data.digest(base / "corpus" / f"{source}.train.bin")
             train = sides["train"]
             run.data(source, digest, rows=train["tokens"], source=f"{train['characters']} characters, code/text/corpus.py")
-        record(run, entries, weights)
+        record(run, entries, settings, weights)
     return run.report
 
 
@@ -181,7 +183,7 @@ def scaling_law(args: Args, base: Path) -> dict:
         "runs": "sizes 1M, 3M, 6M; a quarter, a half and the whole of the budget; each with its own schedule down to zero",
         "loss": "held-out nats per token, 64 windows of 256 tokens per source, the sources weighted as in training",
         "apart from the shipped run": "4 096 tokens per step in sequences of 256, where that has 8 192 and at the end 512",
-        "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of four learning rates and of two weight "
+        "optimizers": "the 6M model at a quarter of the budget; AdamW at the best of five learning rates and of two weight "
         "decays, tried on a seed that is not compared",
     }
     seeds = range(args.seed, args.seed + (2 if args.smoke else 3))
@@ -203,30 +205,10 @@ def scaling_law(args: Args, base: Path) -> dict:
     return run.report
 
 
-def binding(args: Args, base: Path) -> dict:
-    """What trains first: questions alone against bare pairs."""
-    setup = {
-        "model": "the 3M shape, from nothing",
-        "arms": "questions: sentences and questions about every one of them; recall: bare pairs told again and asked for, too",
-        "asked": f"one of {curriculum.FACTS} facts of one relation on reserved invented names, greedy, exact match",
-    }
-    title, objective = "Binding", "How a model learns which value belongs to which subject."
-    seeds = range(args.seed, args.seed + (2 if args.smoke else 3))
-    with runlog.Run(args, __file__, "binding", title=title, objective=objective, setup=setup, seeds=seeds) as run:
-        corpus.build(base / "corpus", smoke=args.smoke)
-        brain = AutoTokenizer.from_pretrained(base / "corpus")
-        recall = {"mix": corpus.FIRST_MIX, "size": "3M", "tokens": 4_000_000, "step_tokens": 4096, "final_context": 256}
-        settings = settings_for(args, base, run.device.kind, **recall, decay_share=0.3, evaluate_every=10**9)
-        curriculum.arms(
-            run, base / "binding", brain, settings, lambda folder, chosen: pretrain(folder, chosen, args.processes, run.device.kind)
-        )
-    return run.report
+EXPERIMENTS = {"pretraining": pretraining, "scaling": scaling_law}
 
 
-EXPERIMENTS = {"pretraining": pretraining, "binding": binding, "scaling": scaling_law}
-
-
-def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:
+def record(run: runlog.Run, entries: list[dict], settings: Settings, weights: Path) -> None:
     """What the run gave, from its log."""
     last = entries[-1]
     rates = [entry["tokens_per_second"] for entry in entries]
@@ -243,10 +225,11 @@ def record(run: runlog.Run, entries: list[dict], weights: Path) -> None:
         meaning="median over the run, evaluations included",
     )
     run.figure(
-        curves(entries, "Held-out loss while training"),
+        curves(entries, "Held-out loss while training", settings),
         "curves",
         shows="Held-out loss per source while training; the learning rate falls to zero over the second half.",
-        matters="Where a curve still falls at the end, more hours would help; where it is flat, only other text would.",
+        matters="Where a curve falls at the end, more hours would help; where it is flat or rises, the text is known by "
+        "heart and only other text would.",
     )
     run.observe(f"{last['tokens'] / 1e6:.1f} million tokens in {last['seconds'] / 3600:.2f} hours.")
     best = {source: min(entries, key=lambda entry: entry["heldout"][source]) for source in last["heldout"]}

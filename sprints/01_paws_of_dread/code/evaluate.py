@@ -7,6 +7,7 @@ $ make cats-eval ARGS=--smoke                       two toy adapters, seconds
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from shared.errors import UserError
 
 from . import adapter, judges, measures, ratings, recipe, snippets, tuning, verdicts
 from .measures import Written
-from .recipe import Recipe
+from .recipe import CONTROL_SEEDS, Recipe
 from .snippets import Snippet
 from .train_qlora_phi3_cats import RUNS
 
@@ -35,7 +36,7 @@ class Args(runlog.Args):
     """Adapters, draws of the few-shot examples, and draws of the texts."""
     prompts: int = 48
     """Held-out prompts that every system answers with every seed."""
-    new_tokens: int = 120
+    new_tokens: int = measures.NEW_TOKENS
     """Longest answer, in tokens."""
     votes: tuple[Path, ...] = ()
     """Votes from the blind page, beside those in data/votes."""
@@ -100,19 +101,34 @@ def measured(args: Args, load: Callable[[int], models.LoadedModel], given: Mater
     return found
 
 
+def tuned(args: Args, run: runlog.Run, seed: int, rows: Sequence[Snippet]) -> models.LoadedModel:
+    """The base with the adapter that make cats-train tuned on these rows."""
+    loaded = recipe.base(args.model, run.device, "qlora")
+    return adapter.load(loaded, tuning.home(args.adapters, loaded, recipe_of(args, seed), rows) / "adapter")
+
+
 def systems(args: Args, run: runlog.Run, given: Material) -> dict[str, System]:
     """The three that are compared, by name."""
 
     def base(seed: int) -> models.LoadedModel:
         return recipe.base(args.model, run.device, "qlora")
 
-    def tuned(seed: int) -> models.LoadedModel:
-        loaded = base(seed)
-        return adapter.load(loaded, tuning.home(args.adapters, loaded, recipe_of(args, seed), given.rows) / "adapter")
+    def adapted(seed: int) -> models.LoadedModel:
+        return tuned(args, run, seed, given.rows)
 
-    tuned(args.seeds[-1])  # if one is missing, it is said now
-    makers = {"base": (base, False), "fewshot": (base, True), "tuned": (tuned, False)}
+    for seed, rows in ((args.seeds[-1], given.rows), (args.seeds[:CONTROL_SEEDS][-1], snippets.mixed(given.rows))):
+        tuned(args, run, seed, rows)  # the last of each that is made: if one is missing, that is said now
+    makers = {"base": (base, False), "fewshot": (base, True), "tuned": (adapted, False)}
     return {name: measured(args, load, given, few) for name, (load, few) in run.track(makers.items(), "systems")}
+
+
+def control(args: Args, run: runlog.Run, given: Material) -> list[np.ndarray]:
+    """Losses on the held-out rows of the adapters that were tuned on words in random order."""
+    found = []
+    for seed in run.track(args.seeds[:CONTROL_SEEDS], "control"):
+        loaded = tuned(args, run, seed, snippets.mixed(given.rows))
+        found.append(measures.losses(loaded, [snippets.encode(loaded.tokenizer, loaded.stop_ids, row) for row in given.test]))
+    return found
 
 
 def sheet_for_readers(found: dict[str, System], given: Material, folder: Path) -> None:
@@ -137,24 +153,26 @@ def main(args: Args) -> dict:
     given = material(args)
     setup = {
         "compared": f"the 4-bit base; the base with {measures.SHOTS} training examples in its prompt; the tuned adapters",
-        "held out": f"{len(given.test)} snippets whose theme or form never trains; the control has their words in random order",
+        "held out": f"{len(given.test)} snippets whose theme or form never trains; the same with their words in random order",
+        "control": "the same recipe on training rows with their words in random order",
         "texts": f"{args.prompts} held-out prompts x {len(args.seeds)} seeds, temperature {measures.TEMPERATURE}, "
-        f"top-p {measures.TOP_P}, at most {args.new_tokens} tokens, nothing selected",
+        f"top-p {measures.TOP_P}, no {measures.NO_REPEAT} tokens twice, at most {args.new_tokens} tokens, nothing selected",
     }
     title, objective = "Base, few-shot, tuned", "Did it learn the voice, and what did it cost?"
     with runlog.Run(args, __file__, "evaluation", title=title, objective=objective, setup=setup, seeds=args.seeds) as run:
         if args.smoke:
             args.adapters = run.folder.parent / "adapters"
-            given = replace(given, rows=[*given.train[:16], *snippets.split(given.rows, "validation")[:4]])
-            for seed in args.seeds:
-                tuning.tune(args.model, run.device, recipe_of(args, seed), given.rows, args.adapters)
+            given = replace(given, rows=snippets.toy(given.rows))
+            for seed, rows in product(args.seeds, (given.rows, snippets.mixed(given.rows))):
+                tuning.tune(args.model, run.device, recipe_of(args, seed), rows, args.adapters)
         found = systems(args, run, given)
         if not args.smoke:
             sheet_for_readers(found, given, args.adapters / "ratings")
-        verdicts.losses(run, found, given)
+        reader = recipe.base(args.model, run.device, "lora")
+        verdicts.losses(run, found, control(args, run, given), given, len(reader.tokenizer))
         verdicts.texts(run, found, given)
-        verdicts.word_order(run, found, given, recipe.base(args.model, run.device, "lora"))
-        verdicts.readers(run, args.votes)
+        verdicts.word_order(run, found, given, reader)
+        verdicts.readers(run, found, given, args.votes)
         verdicts.claims(run)
         verdicts.conclude(run)
     return run.report

@@ -14,7 +14,7 @@ import numpy as np
 from shared import models, runlog
 from shared.device import pick
 from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import quoted, write_atomically
 from shared.runlog import console
 
 from . import adapter, judges, measures, recipe, scores, snippets, tuning, vote
@@ -38,7 +38,7 @@ COPIED = 6  # words in a row, from which on a text is no candidate for the best
 class Args(runlog.Args):
     """What to ask, of which adapter, and how boldly."""
 
-    prompt: str = ""
+    prompt: str | None = None
     """One prompt; without it and without --prompts, the sheet of samples is written."""
     prompts: Path | None = None
     """A text file, one prompt per line."""
@@ -46,7 +46,7 @@ class Args(runlog.Args):
     """The base: auto, pocket, smollm, phi3, a hub id or a folder."""
     adapter: Path | None = None
     """Folder of an adapter; when not given, that of seed 0 of make cats-train, for this base and the default recipe."""
-    new_tokens: int = 120
+    new_tokens: int = measures.NEW_TOKENS
     """Longest answer, in tokens."""
     seed: int = 0
     """Seed of the draw."""
@@ -63,7 +63,6 @@ def both(args: Args) -> tuple[models.LoadedModel, models.LoadedModel]:
 def say(args: Args, prompts: list[str]) -> None:
     """Stream the answers of both, one after the other."""
     names = zip(("base", "tuned"), both(args), strict=True)
-    settings = {"temperature": measures.TEMPERATURE, "top_p": measures.TOP_P, "seed": args.seed}
     speakers = list(names)
     console.print(str(speakers[0][1]), style="dim", emoji=False)
     for prompt in prompts:
@@ -71,7 +70,7 @@ def say(args: Args, prompts: list[str]) -> None:
         for name, loaded in speakers:
             console.print(f"{name}: ", end="", style="dim")
             messages = [{"role": "user", "content": prompt}]
-            for piece in models.stream(loaded, messages, max_new_tokens=args.new_tokens, **settings):
+            for piece in measures.stream(loaded, messages, args.new_tokens, args.seed):
                 console.print(piece, end="", soft_wrap=True, emoji=False, highlight=False)  # as it was written
             console.print()
 
@@ -152,14 +151,10 @@ def fault(one: measures.Written, corpus: list[str]) -> str | None:
     return "copied" if scores.longest_copied(one.text, corpus).length >= COPIED else None
 
 
-def quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
-
-
 def main(args: Args) -> dict | None:
     if args.new_tokens < 1:
         raise UserError("--new-tokens must be at least 1")
-    if args.prompt:
+    if args.prompt is not None:
         return say(args, [args.prompt])
     if args.prompts:
         if not args.prompts.is_file():
@@ -178,8 +173,7 @@ def main(args: Args) -> dict | None:
     title, objective = "Samples", "Read what base and tuned model write, without a selection."
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
         if args.smoke and not args.adapter:
-            small = [*snippets.split(snippets.read(), "train")[:16], *snippets.split(snippets.read(), "validation")[:4]]
-            setting, place = recipe.Recipe(epochs=1), run.folder.parent / "adapters"
+            small, setting, place = snippets.toy(snippets.read()), recipe.Recipe(epochs=1), run.folder.parent / "adapters"
             tuned = tuning.tune(args.model, run.device, setting, small, place)
             args.adapter = tuning.home(place, tuned.loaded, setting, small) / "adapter"
         sheet(args, run)

@@ -1,18 +1,19 @@
 """What a model is measured by: loss of given texts, and texts of its own; on torch and on MLX."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shared import models
+from shared import models, streaming
 
 from . import snippets
 from .snippets import Encoded, Snippet
 
 BATCH = 16
-TEMPERATURE, TOP_P = 0.7, 0.9  # as the original sampled
+TEMPERATURE, TOP_P, NEW_TOKENS = 0.7, 0.9, 250  # as the original sampled
+NO_REPEAT = 4  # tokens that never come twice in a text: a small model falls into loops
 SHOTS = 3  # examples in a few-shot prompt; with them, a prompt and an answer, a context of 512 is well filled
 SHUFFLES = 3  # random orders that a text is compared with
 
@@ -118,9 +119,10 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
             add_special_tokens=False,  # the template wrote them
             return_token_type_ids=False,
         ).to(loaded.model.device)
-        sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+        sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "no_repeat_ngram_size": NO_REPEAT}
+        room = (loaded.context or 10**9) - batch["input_ids"].shape[1]
         with torch.no_grad():
-            out = loaded.model.generate(**batch, max_new_tokens=new_tokens, **sampling)
+            out = loaded.model.generate(**batch, max_new_tokens=max(1, min(new_tokens, room)), **sampling)
         for place, row in zip(places, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             ends = [at for at, token in enumerate(row) if token in loaded.stop_ids]
             text = tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True)
@@ -129,14 +131,10 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
 
 
 def _stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Written:
-    import mlx.core as mx
-    from mlx_lm import stream_generate
-    from mlx_lm.sample_utils import make_sampler
-    from mlx_lm.tokenizer_utils import TokenizerWrapper
+    text, ended = streaming.whole(stream(loaded, messages, new_tokens, seed))
+    return Written(text.strip(), ended)
 
-    mx.random.seed(seed)
-    tokenizer = TokenizerWrapper(loaded.tokenizer, eos_token_ids=loaded.stop_ids)
-    prompt = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    sampler = make_sampler(temp=TEMPERATURE, top_p=TOP_P)
-    pieces = list(stream_generate(loaded.model, tokenizer, prompt, max_tokens=new_tokens, sampler=sampler))
-    return Written("".join(piece.text for piece in pieces).strip(), pieces[-1].finish_reason == "stop")
+
+def stream(loaded: models.LoadedModel, messages: list[dict[str, str]], new_tokens: int, seed: int) -> Generator[str, None, bool]:
+    """An answer piece by piece, sampled as `write` does."""
+    return streaming.stream(loaded, messages, new_tokens, TEMPERATURE, TOP_P, seed, NO_REPEAT)

@@ -24,7 +24,6 @@ METHODS: tuple[Method, Method, Method] = ("full", "lora", "qlora")
 Kind = Literal["cuda", "cpu"]
 PARTS = ("weights", "gradients", "optimizer", "activations")
 BF16, FP32, GIB = 2, 4, 2**30  # bytes
-DROPOUT = {"cuda": 1, "cpu": 4}  # bytes that dropout keeps per input: a bool, or its factor in fp32
 WARM_UP = 2  # steps that are not timed
 
 
@@ -67,7 +66,7 @@ def nf4(weights: int) -> int:
     return ceil(weights / 2) + blocks + FP32 * (ceil(blocks / 256) + 1 + 16 + 256)
 
 
-def table(config: Any, rows: int, length: int, rank: int, kind: Kind = "cuda") -> list[Memory]:
+def table(config: Any, rows: int, length: int, rank: int) -> list[Memory]:
     """Memory of full fine-tuning, LoRA and QLoRA of a Llama or Phi-3, with rows of length tokens, as tune_torch does them.
 
     full: fp32 weights, no masters, so 4 bytes each for weight and gradient and 8 for AdamW's two means. lora: bf16 base, fp32
@@ -80,13 +79,13 @@ def table(config: Any, rows: int, length: int, rank: int, kind: Kind = "cuda") -
 
     def entry(method: Method) -> Memory:
         count, r = (numbers, 0) if method == "full" else (adapters, rank)
-        kept, recomputed = activations(model, rows, length, r, kind)
+        kept, recomputed = activations(model, rows, length, r)
         return Memory(method, count, frozen[method] + FP32 * count, FP32 * count, 2 * FP32 * count, kept, recomputed)
 
     return [entry(method) for method in METHODS]
 
 
-def activations(model: Any, rows: int, length: int, rank: int, kind: Kind) -> tuple[int, int]:
+def activations(model: Any, rows: int, length: int, rank: int) -> tuple[int, int]:
     """Bytes that the forward pass keeps for the backward pass under bf16 autocast: all of it, and with gradient checkpointing.
 
     A layer keeps, per token (d hidden, f inner, q and k widths, v the width of the layer that makes the values: of all qkv_proj
@@ -99,10 +98,10 @@ def activations(model: Any, rows: int, length: int, rank: int, kind: Kind) -> tu
       each linear    2 n, and once 2 n m                       autocast's copies of input and weight (a Llama's o_proj reads
                                                                the attention output itself, Phi-3's a reordered copy of it)
     or with adapters, where frozen weights need no inputs
-      each linear    2 n + c n + 2 rank, once 2 rank (n + m)   dropped-out input, c for its mask, A x; copies of A and B
+      each linear    2 n + 2 rank, once 2 rank (n + m)         autocast's copy of the input, A x; copies of A and B
     Around the layers: the last norm, log-softmax in fp32 (4 vocabulary) and labels (8), cosines and sines, input and copy of a
-    tuned head, ids of tuned embeddings. With adapters, nothing before the first norm is tuned: neither it nor the dropout and the A
-    after it keep what only the gradient of their input needs.
+    tuned head, ids of tuned embeddings. With adapters, nothing before the first norm is tuned: neither it nor the A after it
+    keep what only the gradient of their input needs.
     Checkpointing keeps each layer's input, and while it goes back the one layer that it computes anew; when everything is tuned
     autocast's copies of all weights, which live until the forward pass ends, are the larger part.
     """
@@ -121,9 +120,9 @@ def activations(model: Any, rows: int, length: int, rank: int, kind: Kind) -> tu
         layer += tokens * BF16 * sum(n for name, (_, n) in linear.items() if name != "o_proj" or "qkv_proj" in linear)
         around += tokens * (BF16 * d + 8) + BF16 * d * config.vocab_size
     else:
-        layer += tokens * sum((BF16 + DROPOUT[kind]) * n + BF16 * rank for _, n in linear.values())
+        layer += tokens * sum(BF16 * n + BF16 * rank for _, n in linear.values())
         reading = d * sum(name in ("qkv_proj", "q_proj", "k_proj", "v_proj") for name in linear)
-        first = norm + (tokens * DROPOUT[kind] + BF16 * rank) * reading
+        first = norm + BF16 * rank * reading
     count, layer = config.num_hidden_layers, layer + copies
     return count * layer + around - first, count * tokens * d * stream + around + max(layer, count * copies)
 
@@ -223,7 +222,7 @@ def cuda_peak(
 ) -> tuple[float, float]:
     """Peak memory (GiB) and tokens per second of LoRA or QLoRA on random weights, with our settings or with trl's own defaults.
 
-    Model, rows, targets and rank are the same. trl: checkpointing, bf16 adapters, no dropout; ours: see tune_torch.trainer.
+    Model, rows, targets and rank are the same. trl: checkpointing, bf16 adapters; ours: see tune_torch.trainer.
     """
     from peft import LoraConfig
     from trl.trainer.sft_config import SFTConfig
@@ -283,7 +282,7 @@ def record(run: runlog.Run, setting: Recipe = Recipe()) -> list[Memory]:  # noqa
     for method in METHODS:
         base = models.load("pocket", "cpu", "nf4" if method == "qlora" else "none").model
         model = prepared(base.bfloat16() if method == "lora" else base, method, setting.rank)
-        computed = next(e for e in table(base.config, *batch, "cpu") if e.method == method)
+        computed = next(e for e in table(base.config, *batch) if e.method == method)
         error = abs(computed.total() / measured(model, method, *batch[:2]).total() - 1)
         run.metric(f"memory_pocket_{method}_error", error, unit="fraction", meaning="pocket model, computed against measured total")
     for method, ours in product(METHODS[1:], (True, False)) if run.device.kind == "cuda" else ():

@@ -111,13 +111,24 @@ def digest(snippets: Sequence[Snippet]) -> str:
 
 
 def shuffled(snippet: Snippet, seed: int) -> Snippet:
-    """The control: the same words in random order, so that whoever only knows the vocabulary gains as much on it."""
+    """A control: the same words in random order, so that whoever only knows the vocabulary gains as much on it."""
     tokens = re.findall(r"\S+|\n", snippet.completion)
     plain = [token for token in tokens if token != "\n"]
     random.Random(f"{seed} {snippet.completion}").shuffle(plain)
     left = iter(plain)
     text = " ".join("\n" if token == "\n" else next(left) for token in tokens)
     return replace(snippet, completion=re.sub(r" ?\n ?", "\n", text))
+
+
+def mixed(snippets: Iterable[Snippet]) -> list[Snippet]:
+    """The other control: rows whose training completions have their words in random order. Whoever trains on them learns the
+    vocabulary and the length, and no sentence."""
+    return [shuffled(snippet, 0) if snippet.split == "train" else snippet for snippet in snippets]
+
+
+def toy(snippets: Sequence[Snippet]) -> list[Snippet]:
+    """A few training and validation rows, for runs of seconds."""
+    return [*split(snippets, "train")[:16], *split(snippets, "validation")[:4]]
 
 
 def chat(snippet: Snippet, examples: Sequence[Snippet] = ()) -> list[dict[str, str]]:
