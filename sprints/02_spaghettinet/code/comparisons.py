@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .learning import LOCAL, Job
-from .study import DENSE, Args, Measure, arms, deep, job, seeded, tune
+from .study import DENSE, Args, Measure, arms, deep, job, seeded, seeds, tune
 
 SHORT = {"digits": "digits", "mnist": "mnist", "fashion_mnist": "fashion"}  # in the keys of metrics
 TITLES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -104,7 +104,7 @@ def locality(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[b
 
 def longer(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[str, Trained]:
     """More epochs, with the rates that were tuned on few and half as many seeds."""
-    few = replace(args, seeds=max(2, args.seeds // 2))
+    few = replace(args, seeds=max(2, (len(seeds(args, name)) + 1) // 2))
     chosen = ("dense_small", "constant_fan_in", "local_bundle", "small_world", "set", "rigl")
     jobs = [known.dense.job, *(known.plain[arm, higher_sparsity(args)].job for arm in chosen)]
     trained = repeated(few, [replace(one, epochs=LONGER * one.epochs) for one in jobs], measure)

@@ -32,7 +32,7 @@ def ablations(args: Args, name: str, known: Accuracy) -> dict:
         "Epochs": f"{LONGER} times as many, with half as many seeds and the rates tuned on few epochs",
     }
     with runlog.Run(
-        args, __file__, f"ablations_{name}", title=title, objective=objective, setup=what, seeds=range(args.seeds)
+        args, __file__, f"ablations_{name}", title=title, objective=objective, setup=what, seeds=study.seeds(args, name)
     ) as run:
         record_data(run, name)
         measure = study.measured(run, args, name)
@@ -144,7 +144,9 @@ def tangled(args: Args, name: str, known: Accuracy) -> dict:
     """Measures of the wirings against accuracy, the way from neighbours to tangle, and the pictures."""
     title, objective = f"The tangle on {TITLES[name]}", "Does a measure of the wiring foretell its accuracy?"
     what = setup(args, name) | {"Measures": "of the wiring of seed 0: " + "; ".join(f"{k}: {v}" for k, v in tangle_names().items())}
-    with runlog.Run(args, __file__, f"tangle_{name}", title=title, objective=objective, setup=what, seeds=range(args.seeds)) as run:
+    with runlog.Run(
+        args, __file__, f"tangle_{name}", title=title, objective=objective, setup=what, seeds=study.seeds(args, name)
+    ) as run:
         record_data(run, name)
         measures(run, args, name, known)
         sweep = comparisons.locality(args, name, study.measured(run, args, name), known)

@@ -42,12 +42,13 @@ class Size(NamedTuple):
     epochs: int
     batch: int
     deep: tuple[int, int, float]  # a noodle_dag: levels, neurons of each, sparsity that gives the fan-in
+    seeds: int  # trainings of every net with its tuned rate
 
 
 SIZES = {
-    "digits": Size(256, 16, 64, (10, 64, 7 / 8)),
-    "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
-    "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784)),
+    "digits": Size(256, 16, 64, (10, 64, 7 / 8), 10),
+    "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5),
+    "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5),
 }
 
 
@@ -62,8 +63,8 @@ class Args(runlog.Args):
     """Shares of absent connections."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
     """Learning rates, ascending, that every net is tuned over, on validation rows; more where the best is the first or last."""
-    seeds: int = 10
-    """Trainings of every net with its tuned rate; of the digits each has another split."""
+    seeds: int = 0
+    """Trainings of every net with its tuned rate; 0: ten of the digits, each with another split, five of a large set."""
     workers: int = 0
     """Trainings at a time, each on one thread; 0: as many as this process may use cores (1 on a GPU)."""
 
@@ -72,8 +73,8 @@ def prepare(args: Args) -> list[str]:
     """Check the settings, make them small where --smoke asks for it, and say which sets are compared."""
     if unknown := set(args.only) - set(images.SETS):
         raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(images.SETS)}")
-    if args.seeds < 2 or args.workers < 0:
-        raise UserError("--seeds must be at least 2, --workers at least 0")
+    if args.seeds < 0 or args.seeds == 1 or args.workers < 0:
+        raise UserError("--seeds must be 0 or at least 2, --workers at least 0")
     if not args.sparsities or not all(0 < sparsity < 1 for sparsity in args.sparsities):
         raise UserError("--sparsities must be between 0 and 1, at least one of them")
     if len(args.rates) < 2 or not all(0 < rate < 1 for rate in args.rates) or sorted(set(args.rates)) != list(args.rates):
@@ -98,7 +99,7 @@ def job(args: Args, name: str, arm: str, sparsity: float = 0.0, **changes: Any) 
     """A training at the size of its set, its rate and seed those of a first try."""
     size = SIZES[name]
     if args.smoke:
-        size = Size(32, 1, 16, (2, 16, 7 / 8))
+        size = SIZES[name]._replace(hidden=32, epochs=1, batch=16, deep=(2, 16, 7 / 8))
         changes["rows"] = 64
     return replace(Job(name, arm, sparsity, args.rates[0], 0, size.hidden, size.epochs, size.batch), **changes)
 
@@ -119,9 +120,14 @@ def deep(args: Args, name: str, skip: float) -> Job:
     return job(args, name, "noodle_dag", sparsity, hidden=width, depth=levels, skip=skip, scaled=False)
 
 
+def seeds(args: Args, name: str) -> range:
+    """The seeds that are reported of a set."""
+    return range(args.seeds or SIZES[name].seeds)
+
+
 def seeded(args: Args, made: Job) -> list[Job]:
     """The job with each of the seeds that are reported."""
-    return [replace(made, seed=seed) for seed in range(args.seeds)]
+    return [replace(made, seed=seed) for seed in seeds(args, made.data)]
 
 
 def tune(args: Args, made: Sequence[Job], measure: Measure) -> dict[Job, Job]:

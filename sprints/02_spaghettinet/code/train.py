@@ -18,7 +18,7 @@ from .study import SIZES, Args
 
 def setup(args: Args, name: str) -> dict[str, str]:
     """What a report says of the nets and their training."""
-    size = SIZES[name]
+    size, seeds = SIZES[name], len(study.seeds(args, name))
     validating = "others validate with each seed" if name == "digits" else "the last training rows validate"
     return {
         "Model": f"one hidden layer of {size.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer "
@@ -26,7 +26,7 @@ def setup(args: Args, name: str) -> dict[str, str]:
         "Data": f"{TITLES[name]}, pixels standardised with one mean and deviation of the training rows; the same test rows always, "
         f"{validating}",
         "Optimisation": f"Adam, {size.epochs} epochs, batch {size.batch}, warm-up and cosine, no augmentation; sparse layers learn "
-        f"with rate / density; every rate chosen on validation rows with a seed of its own, {args.seeds} seeds reported",
+        f"with rate / density; every rate chosen on validation rows with a seed of its own, {seeds} seeds reported",
     }
 
 
@@ -41,7 +41,7 @@ def training(args: Args, name: str) -> dict:
     title, objective = f"Training on {TITLES[name]}", "Which learning rate does each wiring want, and how do the nets learn?"
     what = setup(args, name)
     with runlog.Run(
-        args, __file__, f"training_{name}", title=title, objective=objective, setup=what, seeds=range(args.seeds)
+        args, __file__, f"training_{name}", title=title, objective=objective, setup=what, seeds=study.seeds(args, name)
     ) as run:
         record_data(run, name)
         known = comparisons.everything(args, name, study.measured(run, args, name))
@@ -73,8 +73,8 @@ def record(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     dst = {arm: known.plain[arm, sparsity].values("explored").mean() for arm in ("set", "rigl")}
     run.observe(f"SET ever had {dst['set']:.0%} of all connections, RigL {dst['rigl']:.0%}.")
     run.conclude(
-        f"{len(trained)} nets with {args.seeds} seeds each took {seconds / 3600:.2f} hours of processor time; tuned rates differ "
-        f"by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the density."
+        f"{len(trained)} nets with {len(known.dense.results)} seeds each took {seconds / 3600:.2f} hours of processor time; tuned "
+        f"rates differ by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the density."
     )
     with runlog.style() as plt:
         run.figure(
