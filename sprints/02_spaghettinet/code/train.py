@@ -74,7 +74,8 @@ def record(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     run.observe(f"SET ever had {dst['set']:.0%} of all connections, RigL {dst['rigl']:.0%}.")
     run.conclude(
         f"{len(trained)} nets with {len(known.dense.results)} seeds each took {seconds / 3600:.2f} hours of processor time; tuned "
-        f"rates differ by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the density."
+        f"rates differ by a factor of {max(spread) / min(spread):.0f} between arms, although a sparse layer's already follows the "
+        "density."
     )
     with runlog.style() as plt:
         run.figure(
