@@ -162,11 +162,10 @@ def test_rewiring_keeps_the_fan_in_and_moves_the_optimizer_state(method, optimiz
         seen += 1
         moved = layer.indices != indices
         wirings.check(layer.indices, 40)
-        assert moved.sum(1).unique().numel() == 1 and 1 <= int(moved.sum(1)[0]) <= 3
+        assert 0 < moved.sum() <= 0.3 * moved.numel() and moved.sum(1).unique().numel() > 1
         assert (layer.weight[moved] == 0).all() and torch.equal(layer.weight[~moved], weight[~moved])
         assert (layer.weight.grad[moved] == 0).all()
-        largest_dropped = weight.abs().masked_fill(~moved, 0).amax(1)
-        assert (largest_dropped <= weight.abs().masked_fill(moved, 9).amin(1)).all(), "the weakest go"
+        assert weight[moved].abs().max() <= weight[~moved].abs().min(), "the weakest of the layer go"
         old = torch.zeros(24, 40, dtype=torch.bool).scatter(1, indices.long(), True)
         assert not old.gather(1, layer.indices.long())[moved].any(), "none comes back at once"
         for name, tensor in state.items():
@@ -189,10 +188,23 @@ def test_rigl_grows_where_the_gradient_is_largest():
     assert rewirer.step()
     absent = dense.weight.grad.abs().scatter(1, before.long(), -1.0)
     moved = net[0].indices != before
-    best = absent.topk(4, dim=1).indices.sort(1).values
-    assert torch.equal(net[0].indices[moved].reshape(24, 4).sort(1).values.long(), best)
+    assert moved.sum() == 24 * 8 / 2
+    for gradient, now, new in zip(absent, net[0].indices.long(), moved, strict=True):
+        assert set(now[new].tolist()) == set(gradient.topk(int(new.sum())).indices.tolist())
     rewirer.close()
     assert not net[0]._forward_hooks
+
+
+@pytest.mark.parametrize("fan_in", [1, 39])
+def test_few_connections_or_few_absent_ones_can_be_rewired(fan_in):
+    """With one connection each most outputs keep theirs; with one absent each output grows no more than that."""
+    net = SpaghettiNet([40, 24, 3], fan_in=fan_in, seed=0)
+    rewirer = Rewirer(net, torch.optim.SGD(net.parameters(), lr=0.1), "set", steps=10, every=1, fraction=0.5)
+    before = net[0].indices.clone()
+    assert rewirer.step()
+    wirings.check(net[0].indices, 40)
+    moved = (net[0].indices != before).sum(1)
+    assert moved.max() == 1 and moved.sum() == (12 if fan_in == 1 else 24)
 
 
 def test_training_with_a_rewirer_learns():

@@ -13,7 +13,7 @@ Method = Literal["set", "rigl"]
 
 
 class Rewirer:
-    """Every `every` steps each output drops its weakest connections and grows as many others, so its fan-in stays.
+    """Every `every` steps a layer drops its weakest connections, and each output grows as many as it lost, so its fan-in stays.
 
     method: "set" grows at random (doi:10.1038/s41467-018-04316-3), "rigl" where the gradient is largest (arXiv:1911.11134).
     fraction: share of connections moved at first; falls as half a cosine to 0 at step `until` * `steps`, where rewiring ends.
@@ -74,19 +74,22 @@ class Rewirer:
     @torch.no_grad()
     def _rewire(self, layer: SpaghettiLayer, share: float) -> None:
         weight, indices = layer.weight, layer.indices.long()
-        count = min(max(1, int(share * layer.fan_in)), layer.in_features - layer.fan_in)
         if self.method == "set":
             score = torch.rand(len(weight), layer.in_features, generator=self.generator).to(weight.device)
         elif layer in self._grads:
             score = self._grads[layer].abs()
         else:
             raise RuntimeError("RigL grows by gradient: run forward and backward in training mode before every step()")
-        dropped = weight.abs().topk(count, dim=1, largest=False).indices
-        grown = score.scatter(1, indices, -1.0).topk(count, dim=1).indices
-        layer.rewire(indices.scatter(1, dropped, grown))
+        count = max(1, round(share * weight.numel()))
+        weakest = weight.abs().flatten().topk(count, largest=False).indices
+        dropped = torch.zeros_like(weight, dtype=torch.bool).flatten().index_fill(0, weakest, True).view_as(weight)
+        dropped &= dropped.cumsum(1) <= layer.in_features - layer.fan_in  # no output has more to grow than it lacks
+        rank = dropped.cumsum(1)  # 1, 2, ... among those that its output drops
+        grown = score.scatter(1, indices, -1.0).topk(int(rank.max()), dim=1).indices
+        layer.rewire(torch.where(dropped, grown.gather(1, (rank - 1).clamp(min=0)), indices))
         for tensor in (weight, weight.grad, *self.optimizer.state.get(weight, {}).values()):
             if torch.is_tensor(tensor) and tensor.shape == weight.shape:
-                tensor.scatter_(1, dropped, 0.0)
+                tensor.masked_fill_(dropped, 0.0)
 
     def _watch(self, layer: SpaghettiLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep the dense gradient (out, in) of a layer in the step that will need it."""
