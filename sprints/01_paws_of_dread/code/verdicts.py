@@ -67,10 +67,10 @@ def losses(run: runlog.Run, found: Mapping[str, Any], control: Sequence[np.ndarr
     before, after = (np.exp([measures.per_token(one) for one in system.unrelated]) for system in (base, tuned))
     meaning = f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base"
     run.metric("forgetting", after / before, unit="x", **lower, meaning=meaning)
-    _loss_figure(run)
+    _loss_figure(run, uniform)
 
 
-def _loss_figure(run: runlog.Run) -> None:
+def _loss_figure(run: runlog.Run, uniform: float) -> None:
     metrics = run.report["metrics"]
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 3))
@@ -83,16 +83,18 @@ def _loss_figure(run: runlog.Run) -> None:
         control = metrics["heldout_loss_control"]
         axes.plot(control["ci95"], [len(NAMES) - 0.16] * 2, color="C0")
         axes.plot(control["mean"], len(NAMES) - 0.16, "o", color="C0")
+        axes.axvline(uniform, color="0.4", linestyle=":", linewidth=1)
+        axes.annotate(" a uniform guess", (uniform, len(NAMES) + 0.4), fontsize=9, color="0.4")
         axes.set_yticks(range(len(NAMES) + 1), ["base", "few-shot", "tuned", "tuned on shuffled\nwords (control)"])
         axes.set(
             xlabel="nats per token, 95 % interval", ylim=(len(NAMES) + 0.5, -0.5), title="Loss on forms and themes that never train"
         )
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
         run.figure(
             figure,
             "losses",
             shows="Loss per token on held-out snippets, and on the same words in random order.",
-            matters="The control learned words, length and end; what lies between it and the tuned model is word order, at most.",
+            matters="The control (snippets only) learned words, length and end; what is left to the tuned model is word order, at most.",
         )
 
 
