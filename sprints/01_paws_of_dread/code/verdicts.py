@@ -94,7 +94,7 @@ def _loss_figure(run: runlog.Run, uniform: float) -> None:
             figure,
             "losses",
             shows="Loss per token on held-out snippets, and on the same words in random order.",
-            matters="The control (snippets only) learned words, length and end; what is left to the tuned model is word order, at most.",
+            matters="The control (snippets only) learned words, length and end; what is left is the order of words, at most.",
         )
 
 
