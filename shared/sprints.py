@@ -11,6 +11,7 @@ top, so that `make help` works before `make setup`.
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -69,21 +70,31 @@ def load(folder: Path) -> Sprint:
 
 
 def call(command: list[str]) -> int:
-    """Run a command with the console attached. Ctrl-C reaches it too: wait for it to clean up, instead of killing it."""
+    """Run a command with the console attached. Ctrl-C reaches it too: wait for it to clean up, instead of killing it. A signal to
+    end reaches only this process: it is passed on."""
     process = subprocess.Popen(command, cwd=ROOT)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()
     except KeyboardInterrupt:
         process.wait()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(sprint: Sprint, step: str, arguments: list[str]) -> int:
     """Run one step with the console attached; a step that wrote into results/ is followed by a fresh rendering of the docs."""
+    before = written(sprint)
     code = call(sprint.command(step, *arguments))
-    if code == 0 and not {"--smoke", "--out", "--help"} & {argument.split("=")[0] for argument in arguments}:
+    if code == 0 and written(sprint) != before:
         call([sys.executable, "-m", "shared.docs"])
     return code
+
+
+def written(sprint: Sprint) -> dict[Path, int]:
+    """Every file of its results, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in (sprint.folder / "results").rglob("*")}
 
 
 def new(name: str, root: Path = ROOT) -> Path:

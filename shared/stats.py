@@ -64,6 +64,18 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return 0.0 if successes == 0 else low, 1.0 if successes == n else high
 
 
+def bootstrap_interval(values: ArrayLike, draws: int = 4000) -> tuple[float, float]:
+    """Percentile bootstrap of the mean of (units, ...): units are drawn, what stands behind the first axis stays together.
+
+    For values that depend on each other (one prompt, several seeds), and for bounded ones: it never leaves their range.
+    """
+    units = np.asarray(values, dtype=np.float64)
+    means = units.reshape(len(units), -1).mean(1)
+    drawn = means[np.random.default_rng(0).integers(len(means), size=(draws, len(means)))].mean(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def paired(a: ArrayLike, b: ArrayLike, test_over_train: float = 0.0) -> dict:
     """difference (mean of a - b), its ci95, two-sided p of the paired t-test, n; raises ValueError for unequal lengths.
 

@@ -28,9 +28,9 @@ def stream(
 ) -> Generator[str, None, bool]:
     """Yield the answer to chat messages, or the continuation of a text, in pieces of whole characters; return whether it ended.
 
-    Temperature 0 is greedy; a seed gives the same text again; no `no_repeat` tokens come twice in the same order (0: they may). In
-    a small context the answer gives way down to a quarter of it, then the prompt loses its start, with a warning. Raises UserError
-    for an empty prompt and for settings out of range.
+    Temperature 0 is greedy; a seed gives the same text again; no `no_repeat` tokens come twice in the same order in the answer (0:
+    they may). In a small context the answer gives way down to a quarter of it, then the prompt loses its start, with a warning.
+    Raises UserError for an empty prompt and for settings out of range.
     """
     if max_new_tokens < 1 or not 0 <= temperature <= 100 or not 0 < top_p <= 1 or (seed or 0) < 0:
         raise UserError("max_new_tokens must be at least 1, temperature 0 to 100, top_p above 0 and at most 1, seed at least 0")
@@ -46,7 +46,7 @@ def stream(
         ids = ids[-room:] if text else [ids[0], *ids[1 - room :]]  # a conversation begins with a mark
     sample = partial(_sample, temperature=temperature, top_p=top_p, generator=np.random.default_rng(seed))
     if no_repeat:
-        sample = _unlike(list(ids), no_repeat, sample)
+        sample = _unlike(no_repeat, sample)
     loaded.model.eval()  # training may have left its dropout on
     tokens = _mlx_tokens if loaded.backend == "mlx" else _torch_tokens
     return _pieces(loaded, tokens(loaded, ids, min(max_new_tokens, context - len(ids)), sample))
@@ -89,8 +89,9 @@ def _sample(logits: np.ndarray, temperature: float, top_p: float, generator: np.
     return int(generator.choice(kept, p=p[kept] / p[kept].sum()))
 
 
-def _unlike(ids: list[int], length: int, sample: Callable) -> Callable:
-    """`sample`, but never a token that would repeat `length` tokens of the text so far, which begins with `ids`."""
+def _unlike(length: int, sample: Callable) -> Callable:
+    """`sample`, but never a token that would repeat `length` tokens that it drew before."""
+    ids: list[int] = []
 
     def draw(logits: np.ndarray) -> int:
         last = ids[len(ids) - length + 1 :]

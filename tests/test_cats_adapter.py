@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -155,6 +156,7 @@ DAMAGE: Any = [
     ("config that is a list", CONFIG, lambda old: b"[]"),
     ("config of another method", CONFIG, lambda old: old.replace(b'"LORA"', b'"IA3"')),
     ("config with no number for a rank", CONFIG, lambda old: old.replace(b'"r": 3', b'"r": null')),
+    ("config with no number for a dropout", CONFIG, lambda old: re.sub(rb'"lora_dropout": [\d.]+', b'"lora_dropout": "abc"', old)),
     ("torn base", "base.json", lambda old: old[:9]),
     ("base that says nothing", "base.json", lambda old: b"{}"),
     ("config in another encoding", CONFIG, lambda old: b"\xff" + old),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared import models
+from shared import models, streaming
 from tests.test_shared_models import CPU, build
 
 CODE = "sprints.01_paws_of_dread.code"
@@ -50,6 +50,18 @@ def test_mlx_gives_the_same_losses_and_says_when_it_stopped(tmp_path):
     mlx_side.stop_ids = list(range(len(mlx_side.tokenizer)))  # whatever comes first ends it
     (ended,) = measures.write(mlx_side, chats, 5, seed=0)
     assert not cut.ended and ended.ended and ended.text == ""
+
+
+def test_texts_are_those_of_the_stream_and_may_quote_the_prompt(pocket, monkeypatch):
+    """At a temperature near zero both follow the likeliest token; answers of this base repeat words of a long prompt."""
+    monkeypatch.setattr(measures, "TEMPERATURE", 1e-3)
+    monkeypatch.setattr(measures, "NO_REPEAT", 1)
+    chats = [[{"role": "user", "content": text}] for text in ("What is the opposite of hot?", "Is hot the opposite of cold? " * 4)]
+    texts = measures.write(pocket, chats, 12, seed=0)
+    for messages, one in zip(chats, texts, strict=True):
+        text, ended = streaming.whole(measures.stream(pocket, messages, 12, 0))
+        assert one == measures.Written(text.strip(), ended)
+    assert "cold" in texts[1].text
 
 
 def test_a_text_has_ended_only_by_an_end_sign(pocket):

@@ -197,6 +197,12 @@ def test_a_file_of_prompts_that_cannot_be_used(tmp_path):
             generate.main(generate.Args(prompts=file))
 
 
+def test_an_empty_prompt_is_said_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(generate, "both", None)
+    with pytest.raises(UserError, match="the prompt is empty"):
+        generate.main(generate.Args(prompt=" \n"))
+
+
 def test_why_an_answer_is_no_candidate():
     corpus = ["I look into it, and it looks back at me"]
     found = [generate.fault(SimpleNamespace(text=text, ended=ended), corpus) for text, ended in (

@@ -19,6 +19,7 @@ from shared.device import pick
 from shared.errors import UserError
 
 CODE = "sprints.01_paws_of_dread.code"
+ablations = import_module(f"{CODE}.ablations")
 adapter = import_module(f"{CODE}.adapter")
 measures = import_module(f"{CODE}.measures")
 recipe = import_module(f"{CODE}.recipe")
@@ -77,6 +78,13 @@ def test_lora_reaches_every_linear_layer_and_the_originals_names_do_not(phi3, ro
     left = {name.rsplit(".", 1)[-1] for name in tune_torch.missed(original.model)}
     assert left == {"qkv_proj", "gate_up_proj"}
     assert not tune_torch.missed(made("pocket", SMALL, rows, tmp_path).model)
+
+
+def test_an_outcome_is_kept_for_what_it_was_measured_on(tmp_path):
+    made = [ablations.Outcome(loss, loss, [True, False], 1.0, 2.0) for loss in (1.0, 2.0)]
+    for data, expected in (("a", made[0]), ("b", made[1]), ("b", made[1])):
+        assert ablations.kept(tmp_path / "x" / "outcome.json", {"data": data}, lambda data=data: made[data == "b"]) == expected
+    assert ablations.kept(tmp_path / "x" / "outcome.json", {"data": "b"}, lambda: made[0]) == made[1]
 
 
 def test_an_evaluation_does_not_stop_the_gradients(rows, tmp_path):

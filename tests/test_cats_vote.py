@@ -280,9 +280,20 @@ def test_ties_skips_sides_and_seed():
 
 
 def test_a_record_of_wins_alone_is_finite_and_has_an_interval():
-    found = vote.bradley_terry([Vote("a", "tuned", "base", "left", 1)] * 40)["tuned"]
+    found = vote.bradley_terry([Vote(str(at), "tuned", "base", "left", 1) for at in range(40)])["tuned"]
     assert found["win_probability"] == pytest.approx(40.5 / 41)
     assert 0.85 < found["ci95"][0] < 0.96 and found["ci95"][1] < 1
+
+
+def test_votes_on_the_same_pair_are_no_news():
+    """Four readers who agree on every pair: as many wins, and an interval about as wide as one reader's."""
+    one = [Vote(str(at), "tuned", "base", "left" if at % 3 else "right", 1) for at in range(30)]
+    alone, four = (vote.bradley_terry(votes)["tuned"] for votes in (one, one * 4))
+    apart = vote.bradley_terry(
+        [Vote(f"{at} {copy}", v.left, v.right, v.choice, 1) for copy in range(4) for at, v in enumerate(one)]
+    )
+    widths = [np.ptp(found["ci95"]) for found in (alone, four, apart["tuned"])]
+    assert four["n"] == 120 and 0.9 < widths[1] / widths[0] < 1.1 and widths[2] < 0.6 * widths[0]
 
 
 @pytest.mark.parametrize("votes", [[], [Vote("a", "base", "tuned", "skip", 1)], [Vote("a", "fewshot", "tuned", "left", 1)]])

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -165,6 +165,24 @@ def test_headlines_are_recorded(sprint):
     keys = {key for report in found.values() for key in report["metrics"]}
     assert not found or set(sprint.headlines) <= keys, f"missing: {set(sprint.headlines) - keys}"
     assert sprint.headlines
+
+
+def test_only_what_changed_results_is_followed_by_a_rendering(tmp_path, monkeypatch):
+    sprint, called = replace(SPRINTS[0], folder=tmp_path), []
+    (tmp_path / "results" / "x").mkdir(parents=True)
+
+    def call(command: list[str]) -> int:
+        called.append(command)
+        if "--record" in command:
+            (tmp_path / "results" / "x" / "report.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(sprints, "call", call)
+    step = next(iter(sprint.steps))
+    for argument, count in (("--help", 1), ("--record", 2)):
+        called.clear()
+        assert sprints.run(sprint, step, [argument]) == 0 and len(called) == count
+    assert called[-1][-1] == "shared.docs"
 
 
 def test_rendered_documents_are_fresh():

@@ -149,6 +149,14 @@ def test_interrupt_is_one_line(tmp_path):
     assert process.returncode == 130 and "interrupted" in out and not err
 
 
+def test_interrupt_while_libraries_are_imported_is_one_line():
+    for error, text in (("KeyboardInterrupt", "interrupted\n"), ("ZeroDivisionError", "Traceback (most recent call last):")):
+        ran = subprocess.run(
+            [sys.executable, "-c", f"import shared; raise {error}"], capture_output=True, text=True, cwd=runlog.ROOT
+        )
+        assert ran.stderr.startswith(text) and ran.returncode and (error in ran.stderr) == (error != "KeyboardInterrupt")
+
+
 # -- MLflow -----------------------------------------------------------------------------------------------------------------
 
 

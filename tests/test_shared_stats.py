@@ -56,6 +56,14 @@ def test_overlapping_folds_widen_the_interval():
     assert corrected["p"] > plain["p"]
 
 
+def test_the_bootstrap_is_scipys_and_keeps_units_together():
+    values = np.random.default_rng(0).gamma(0.3, size=40)
+    twin = scipy_stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(1))
+    low, high = stats.bootstrap_interval(values)
+    assert (low, high) == pytest.approx(tuple(twin.confidence_interval), rel=0.1) and values.min() <= low < high <= values.max()
+    assert stats.bootstrap_interval(np.stack([values] * 5, axis=1)) == pytest.approx((low, high)), "copies are no news"
+
+
 def test_booleans_are_proportions():
     summary = stats.summary(np.array([True, True, False, True]))
     assert summary["mean"] == 0.75 and summary["n"] == 4

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from shared import runlog
-from shared.environment import git_commit
 from shared.report import write_atomically
 
-from . import measures, snippets, tuning, twin
+from . import adapter, measures, recipe, snippets, tuning, twin
 from .recipe import Recipe
 from .snippets import Snippet
 
@@ -78,9 +77,8 @@ def outcome(args: Any, run: runlog.Run, base: Path, setting: Recipe, variant: Va
     )
 
 
-def kept(file: Path, setting: Recipe, make: Callable[[], Outcome]) -> Outcome:
-    """The outcome of an earlier run at this commit and with this recipe, or a new one: what was measured is not measured again."""
-    known = {"recipe": asdict(setting), "git": git_commit()}
+def kept(file: Path, known: dict[str, Any], make: Callable[[], Outcome]) -> Outcome:
+    """The outcome of an earlier run of what is `known`, or a new one: what was measured is not measured again."""
     if file.is_file():
         old = json.loads(file.read_text())
         if old.pop("of") == known:
@@ -104,12 +102,15 @@ def ablations(args: Any, setting: Recipe, base: Path) -> dict:
         variants = [one for one in VARIANTS if run.device.kind == "cpu" or not (one.fused or one.key == "full")]
         if args.smoke:
             variants = [one for one in variants if one.key in ("published", "fused_reached", "fused_missed")]
+        model = adapter.identity(recipe.base(args.model, run.device, "lora"))
+        same = {"data": snippets.digest(rows), "code": tuning.code(), "device": run.device.kind} | model
         found: dict[str, list[Outcome]] = {}
         for variant in run.track(variants, "variants"):
             found[variant.key] = []
             for seed in seeds:
                 mine, file = replace(setting, seed=seed), base / variant.key / f"outcome_{seed}.json"
-                one = kept(file, mine, lambda mine=mine, variant=variant: outcome(args, run, base, mine, variant, rows))
+                known = same | {"recipe": asdict(mine), "variant": asdict(variant)}
+                one = kept(file, known, lambda mine=mine, variant=variant: outcome(args, run, base, mine, variant, rows))
                 found[variant.key].append(one)
             record(run, variant, found[variant.key])
         for variant in variants:
@@ -118,6 +119,8 @@ def ablations(args: Any, setting: Recipe, base: Path) -> dict:
                 pair = ([one.loss for one in found[key]] for key in (variant.key, against))
                 run.compare("validation loss", *pair, names=(variant.key, against), unit="nats")
         figure_of(run, variants)
+        if "no_end_sign" in found:
+            claim(run)
         apart = [one for one in run.report["comparisons"] if one["ci95"][0] * one["ci95"][1] > 0]
         shown = ", ".join(f"{one['a']} ({one['difference']:+.2f})" for one in apart) or "none"
         run.observe(f"Variants whose paired difference in validation loss excludes zero: {shown}.")
@@ -138,6 +141,21 @@ def record(run: runlog.Run, variant: Variant, mine: Sequence[Outcome]) -> None:
     ended = np.concatenate([one.ended for one in mine])
     meaning = f"answers that end by themselves: {variant.says}"
     run.metric(f"ablation_termination_{variant.key}", ended, unit="fraction", higher_is_better=True, meaning=meaning)
+
+
+def claim(run: runlog.Run) -> None:
+    """What the original says of the end sign."""
+    mean = {key: metric["mean"] for key, metric in run.report["metrics"].items()}
+    source = "leonvanbokhorst, sprints/01_paws_of_dread, README and docs"
+    with_end, without = (mean[f"ablation_termination_{key}"] for key in ("published", "no_end_sign"))
+    run.claim(
+        "end-of-sequence tokens are crucial for termination",
+        source=source,
+        protocol="one adapter, looked at; its padding masks the end sign",
+        ours=f"without the end sign in the labels {without:.0%} of the answers end by themselves",
+        honest=f"with it {with_end:.0%}, all else equal",
+        verdict="reproduced" if with_end - without > 0.5 else "not reproduced",
+    )
 
 
 def figure_of(run: runlog.Run, variants: Sequence[Variant]) -> None:

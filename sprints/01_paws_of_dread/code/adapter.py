@@ -88,7 +88,8 @@ def _read(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any], dic
     with safe_open(folder / WEIGHTS, "np") as weights:
         shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if not shapes or config["peft_type"] != "LORA" or int(config["r"]) < 1 or not config["lora_alpha"] > 0:
+    numbers_fit = int(config["r"]) >= 1 and config["lora_alpha"] > 0 and 0 <= config.get("lora_dropout", 0) < 1
+    if not shapes or config["peft_type"] != "LORA" or not numbers_fit:
         raise ValueError("it is empty or no LoRA")
     if not (folder / BASE).is_file():
         return shapes, config, None

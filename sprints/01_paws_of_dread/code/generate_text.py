@@ -5,6 +5,7 @@ $ make cats-generate ARGS="--prompts my_prompts.txt"              a prompt per l
 $ make cats-generate                                              results/generated_responses.md and the blind page
 """
 
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,11 @@ def say(args: Args, prompts: list[str]) -> None:
     speakers = list(names)
     console.print(str(speakers[0][1]), style="dim", emoji=False)
     for prompt in prompts:
-        console.print(f"\n{prompt}", style="bold", emoji=False)
+        console.print("\n" + textwrap.shorten(prompt, 300, placeholder=" ..."), style="bold", emoji=False)
         for name, loaded in speakers:
+            answer = measures.stream(loaded, [{"role": "user", "content": prompt}], args.new_tokens, args.seed)  # it may warn
             console.print(f"{name}: ", end="", style="dim")
-            messages = [{"role": "user", "content": prompt}]
-            for piece in measures.stream(loaded, messages, args.new_tokens, args.seed):
+            for piece in answer:
                 console.print(piece, end="", soft_wrap=True, emoji=False, highlight=False)  # as it was written
             console.print()
 
@@ -154,6 +155,8 @@ def fault(one: measures.Written, corpus: list[str]) -> str | None:
 def main(args: Args) -> dict | None:
     if args.new_tokens < 1:
         raise UserError("--new-tokens must be at least 1")
+    if args.prompt is not None and not args.prompt.strip():
+        raise UserError("the prompt is empty: give it some text")
     if args.prompt is not None:
         return say(args, [args.prompt])
     if args.prompts:

@@ -1,7 +1,7 @@
 """What a model is measured by: loss of given texts, and texts of its own; on torch and on MLX."""
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ from . import snippets
 from .snippets import Encoded, Snippet
 
 BATCH = 16
-TEMPERATURE, TOP_P, NEW_TOKENS = 0.7, 0.9, 250  # as the original sampled
-NO_REPEAT = 4  # tokens that never come twice in a text: a small model falls into loops
-SHOTS = 3  # examples in a few-shot prompt; with them, a prompt and an answer, a context of 512 is well filled
+TEMPERATURE, TOP_P = 0.7, 0.9  # as the original sampled
+NEW_TOKENS = 128  # room for the longest snippet; few-shot prompts leave no more of a context of 512, so that all have the same
+NO_REPEAT = 4  # tokens that never come twice in an answer: a small model falls into loops
+SHOTS = 3  # examples in a few-shot prompt
 SHUFFLES = 3  # random orders that a text is compared with
 
 
@@ -105,6 +106,7 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
     if loaded.backend == "mlx":
         return [_stream(loaded, messages, new_tokens, seed + place) for place, messages in enumerate(chats)]
     import torch
+    from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
     torch.manual_seed(seed)
     tokenizer, found = loaded.tokenizer, {}
@@ -119,11 +121,21 @@ def write(loaded: models.LoadedModel, chats: Sequence[list[dict[str, str]]], new
             add_special_tokens=False,  # the template wrote them
             return_token_type_ids=False,
         ).to(loaded.model.device)
-        sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "no_repeat_ngram_size": NO_REPEAT}
-        room = (loaded.context or 10**9) - batch["input_ids"].shape[1]
+        width, unlike = batch["input_ids"].shape[1], NoRepeatNGramLogitsProcessor(NO_REPEAT)
+
+        def of_answer(ids: torch.Tensor, logits: torch.Tensor, width: int = width, unlike: Callable = unlike) -> torch.Tensor:
+            return unlike(ids[:, width:], logits)  # the prompt may be quoted: few-shot examples would forbid their phrases
+
+        sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+        room = (loaded.context or 10**9) - width
         with torch.no_grad():
-            out = loaded.model.generate(**batch, max_new_tokens=max(1, min(new_tokens, room)), **sampling)
-        for place, row in zip(places, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            out = loaded.model.generate(
+                **batch,
+                max_new_tokens=max(1, min(new_tokens, room)),
+                logits_processor=LogitsProcessorList([of_answer]),  # before the sampling, as in `stream`
+                **sampling,
+            )
+        for place, row in zip(places, out[:, width:].tolist(), strict=True):
             ends = [at for at, token in enumerate(row) if token in loaded.stop_ids]
             text = tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True)
             found[place] = Written(text.strip(), bool(ends))

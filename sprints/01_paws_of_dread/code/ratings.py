@@ -132,13 +132,14 @@ def read(file: Path = FILE) -> list[Rating]:
 
 
 def averaged(ratings: Sequence[Rating], mark: str) -> tuple[list[str], list[float]]:
-    """Every text once, and its mean mark over raters as a share of the highest, in [0, 1]: what judges.agreement takes."""
+    """Every rated text once, and its mean mark over raters as a share of the highest: what judges.agreement takes."""
     if mark not in MARKS:
         raise ValueError(f"{mark!r} is no mark, it is one of {', '.join(MARKS)}")
-    texts: dict[str, list[int]] = {}
+    texts: dict[str, list[Rating]] = {}
     for rating in ratings:
-        texts.setdefault(rating.text, []).append(getattr(rating, mark))
-    return list(texts), [float(np.mean(marks)) / HIGHEST for marks in texts.values()]
+        texts.setdefault(rating.id, []).append(rating)
+    means = [float(np.mean([getattr(one, mark) for one in mine])) / HIGHEST for mine in texts.values()]
+    return [mine[0].text for mine in texts.values()], means
 
 
 def _parsed(file: Path) -> Any:

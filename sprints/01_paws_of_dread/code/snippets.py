@@ -45,8 +45,8 @@ class Snippet:
     @property
     def unseen(self) -> str:
         """What of a test row never trains: form, theme or both."""
-        forms, themes = HELD_OUT["test"]
-        return "both" if self.form in forms and self.theme in themes else "form" if self.form in forms else "theme"
+        form, theme = (any(value in names[at] for names in HELD_OUT.values()) for at, value in enumerate((self.form, self.theme)))
+        return "both" if form and theme else "form" if form else "theme"
 
 
 def read(file: Path = FILE) -> list[Snippet]:
@@ -151,9 +151,10 @@ def encode(
 ) -> Encoded:
     """Prompt and completion in the chat template, up to and with the end sign of the turn (`end` False: without it)."""
     messages = chat(snippet, examples)
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    quiet = {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}  # of its lengths we speak ourselves
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **quiet)
     answer = {"role": "assistant", "content": snippet.completion}
-    ids = tokenizer.apply_chat_template([*messages, answer], return_dict=False)
+    ids = tokenizer.apply_chat_template([*messages, answer], **quiet)
     if ids[: len(prompt)] != prompt:
         raise UserError("the chat template of this model writes a prompt differently once its answer is there: use another model")
     stops = [place for place in range(len(prompt), len(ids)) if ids[place] in stop_ids]

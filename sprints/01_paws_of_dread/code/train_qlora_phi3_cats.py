@@ -109,15 +109,17 @@ def record(run: runlog.Run, courses: list[Course]) -> None:
             epochs = [entry["epoch"] for entry in one.history]
             for side, color in (("train", "C0"), ("validation", "C1")):
                 losses = [entry[f"{side}_loss"] for entry in one.history]
-                axes.plot(epochs, losses, color=color, alpha=0.7, label=f"{side} rows" if place == 0 else None)
-            axes.plot(one.best["epoch"], one.best["validation_loss"], "o", color="C1", label="kept" if place == 0 else None)
-        axes.set(xlabel="epoch", ylabel="loss, nats per token", title=f"{len(courses)} adapters")
+                of = {"train": "training rows, mean over the epoch", "validation": "validation rows, after it"}[side]
+                axes.plot(epochs, losses, color=color, alpha=0.7, label=of if place == 0 else None)
+            axes.plot(one.best["epoch"], one.best["validation_loss"], "ko", label="kept" if place == 0 else None)
+        last = max(int(entry["epoch"]) for one in courses for entry in one.history)
+        axes.set(xlabel="epoch", xticks=range(1, last + 1), ylabel="loss, nats per token", title=f"{len(courses)} adapters")
         axes.legend()
         run.figure(
             figure,
             "curves",
             shows="Loss of the training rows and of validation rows, whose forms or themes never train.",
-            matters="Where the two part, the adapter begins to learn the snippets by heart; the epoch before is kept.",
+            matters="What falls on training rows alone is learned by heart; the epoch with the lowest validation loss is kept.",
         )
     run.conclude(f"The validation loss ends at {np.mean([entry['validation_loss'] for entry in best]):.2f} nats per token.")
 

@@ -1,5 +1,6 @@
 """One tuning run from rows to adapter: tokens, the backend of the device, and a folder in which it can be stopped and go on."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -7,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from shared import models
+from shared import data, models
 from shared.device import Device
-from shared.environment import git_commit
 from shared.errors import UserError
 from shared.report import write_atomically
 from shared.runlog import console
@@ -17,6 +17,14 @@ from shared.runlog import console
 from . import adapter, recipe, snippets
 from .recipe import Course, Recipe, Tuned
 from .snippets import Encoded, Snippet
+
+PARTS = ("adapter.py", "recipe.py", "snippets.py", "tune_mlx.py", "tune_torch.py", "tuning.py", "twin.py")
+
+
+@functools.cache
+def code() -> str:
+    """The digest of everything that decides what a tuning gives."""
+    return data.digest([Path(__file__).with_name(part) for part in PARTS])
 
 
 def encode(loaded: models.LoadedModel, rows: Sequence[Snippet], setting: Recipe) -> tuple[list[Encoded], list[Encoded]]:
@@ -56,7 +64,7 @@ def tune(
     loaded = recipe.base(model, device, setting.method)
     folder = home(base, loaded, setting, rows)
     train, validation = encode(loaded, rows, setting)
-    settings = {"recipe": asdict(setting), "data": snippets.digest(rows), "git": git_commit()} | adapter.identity(loaded)
+    settings = {"recipe": asdict(setting), "data": snippets.digest(rows), "code": code()} | adapter.identity(loaded)
     if (folder / "settings.json").is_file() and json.loads((folder / "settings.json").read_text()) != settings:
         console.print(f"{folder.name}: the base or the code is another than before, it starts anew")
         shutil.rmtree(folder)

@@ -50,10 +50,10 @@ def losses(run: runlog.Run, found: Mapping[str, Any], control: Sequence[np.ndarr
         meaning = f"the tuned model minus {NAMES[other]}, on all held-out snippets, paired"
         signed(run, f"tuned_minus_{other}", (1, tuned.heldout), (-1, found[other].heldout), **lower, meaning=meaning)
     meaning = (
-        "per token of held-out snippets, tuned on training rows with their words in random order; two seeds, interval over rows"
+        "per token of held-out snippets, tuned on training rows with their words in random order; interval over rows and seeds"
     )
     signed(run, "heldout_loss_control", (1, control), **lower, meaning=meaning)
-    meaning = "the loss of that control minus that of the tuned model, the same two seeds, interval over rows"
+    meaning = "the loss of that control minus that of the tuned model, the same seeds; interval over rows and seeds"
     signed(run, "gain_beyond_vocabulary", (1, control), (-1, tuned.heldout[: len(control)]), higher_is_better=True, meaning=meaning)
     terms = (1, base.heldout), (-1, tuned.heldout), (-1, base.shuffled), (1, tuned.shuffled)
     meaning = "what tuning gains on held-out snippets beyond what it gains on the same snippets with their words in random order"
@@ -67,10 +67,10 @@ def losses(run: runlog.Run, found: Mapping[str, Any], control: Sequence[np.ndarr
     before, after = (np.exp([measures.per_token(one) for one in system.unrelated]) for system in (base, tuned))
     meaning = f"perplexity on {len(given.unrelated)} texts without a cat and without dread, tuned / base"
     run.metric("forgetting", after / before, unit="x", **lower, meaning=meaning)
-    _loss_figure(run)
+    _loss_figure(run, uniform)
 
 
-def _loss_figure(run: runlog.Run) -> None:
+def _loss_figure(run: runlog.Run, uniform: float) -> None:
     metrics = run.report["metrics"]
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 3))
@@ -83,16 +83,18 @@ def _loss_figure(run: runlog.Run) -> None:
         control = metrics["heldout_loss_control"]
         axes.plot(control["ci95"], [len(NAMES) - 0.16] * 2, color="C0")
         axes.plot(control["mean"], len(NAMES) - 0.16, "o", color="C0")
+        axes.axvline(uniform, color="0.4", linestyle=":", linewidth=1)
+        axes.annotate(" a uniform guess", (uniform, len(NAMES) + 0.4), fontsize=9, color="0.4")
         axes.set_yticks(range(len(NAMES) + 1), ["base", "few-shot", "tuned", "tuned on shuffled\nwords (control)"])
         axes.set(
             xlabel="nats per token, 95 % interval", ylim=(len(NAMES) + 0.5, -0.5), title="Loss on forms and themes that never train"
         )
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
         run.figure(
             figure,
             "losses",
             shows="Loss per token on held-out snippets, and on the same words in random order.",
-            matters="The control learned words, length and end; what lies between it and the tuned model is word order, at most.",
+            matters="The control (snippets only) learned words, length and end; what is left is the order of words, at most.",
         )
 
 
@@ -102,10 +104,11 @@ def texts(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
     grams, critics = scores.corpus_grams(corpus), {key: judges.Judge.train(key) for key in judges.KEYS}
     written = {name: system.written for name, system in found.items()}
     up: dict[str, Any] = {"unit": "fraction", "higher_is_better": True}
+    alike: dict[str, Any] = {"unit": "fraction", "higher_is_better": False}
     for name, seeds in written.items():
         who = f"texts of {NAMES[name]} on held-out prompts"
         ended = np.array([one.ended for seed in seeds for one in seed])
-        run.metric(f"termination_rate_{name}", ended, **up, meaning=f"{who} that end by themselves within the budget")
+        run.metric(f"termination_rate_{name}", ended, **up, meaning=f"{who} that end by themselves, taken as independent")
         plain = [[one.text for one in seed] for seed in seeds]
         clean = np.array([scores.clean_form(text) for seed in plain for text in seed])
         run.metric(f"clean_form_{name}", clean, **up, meaning=f"{who} that break none of {len(scores.RULES)} rules of form")
@@ -113,7 +116,6 @@ def texts(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
             values = [critic.score(seed).mean() for seed in plain]
             run.metric(f"{LABELS[key]}_{name}", values, **up, meaning=f"mean probability of the {key} judge for {who}")
         run.metric(f"distinct_2_{name}", [scores.distinct_n(s, 2) for s in plain], **up, meaning=f"different word pairs in {who}")
-        alike = {"unit": "fraction", "higher_is_better": False}
         run.metric(f"self_bleu_{name}", [scores.self_bleu(s) for s in plain], **alike, meaning=f"likeness among {who}")
     held_out = [row.completion for row in given.test]
     for key, critic in critics.items():
@@ -126,21 +128,21 @@ def texts(run: runlog.Run, found: Mapping[str, Any], given: Any) -> None:
     clean = np.array([scores.clean_form(text) for text in held_out])
     run.metric("clean_form_written", clean, **up, meaning="the same of the held-out snippets themselves")
     for name in ("fewshot", "tuned"):
-        copied(run, name, [one.text for seed in written[name] for one in seed], corpus, grams)
+        copied(run, name, [[one.text for one in seed] for seed in written[name]], corpus, grams)
     shares = np.array([scores.copied_share(text, grams) for text in held_out])
-    run.metric(
-        "copied_5gram_share_written", shares, unit="fraction", higher_is_better=False, meaning="the same of held-out snippets"
-    )
+    meaning, bounds = "the same of the held-out snippets themselves", stats.bootstrap_interval(shares)
+    run.metric("copied_5gram_share_written", shares, **alike, meaning=meaning, interval=bounds)
 
 
-def copied(run: runlog.Run, name: str, texts: Sequence[str], corpus: Sequence[str], grams: set[Any]) -> None:
-    """How much of a system's texts stands in the training rows."""
+def copied(run: runlog.Run, name: str, seeds: Sequence[Sequence[str]], corpus: Sequence[str], grams: set[Any]) -> None:
+    """How much of a system's texts, for each seed one to every prompt, stands in the training rows."""
     down: dict[str, Any] = {"higher_is_better": False}
     key = "" if name == "tuned" else f"_{name}"  # the tuned model's is the headline
-    shares = np.array([scores.copied_share(text, grams) for text in texts])
-    what = f"5-grams in texts of {NAMES[name]} that stand in a training completion, mean over texts"
-    run.metric(f"copied_5gram_share{key}", shares, unit="fraction", **down, meaning=what)
-    longest = [scores.longest_copied(text, corpus) for text in texts]
+    shares = np.array([[scores.copied_share(text, grams) for text in seed] for seed in seeds])  # (seeds, prompts)
+    what = f"5-grams in texts of {NAMES[name]} that stand in a training completion, mean over texts; interval over prompts"
+    bounds = stats.bootstrap_interval(shares.T)
+    run.metric(f"copied_5gram_share{key}", shares.ravel(), unit="fraction", **down, meaning=what, interval=bounds)
+    longest = [scores.longest_copied(text, corpus) for seed in seeds for text in seed]
     what = f"longest run of words in a text of {NAMES[name]} that stands in one training row"
     run.metric(f"longest_copied_words{key}", [one.length for one in longest], unit="words", **down, meaning=what)
     worst = max(longest, key=lambda one: one.length)
@@ -188,9 +190,11 @@ def readers(run: runlog.Run, found: Mapping[str, Any], given: Any, more_votes: S
         run.metric(f"{key}_judge_agreement", agreed["spearman"], higher_is_better=True, meaning=meaning, interval=interval)
     for system in sorted({row.system for row in rows}):
         _, marks = ratings.averaged([row for row in rows if row.system == system], "coherent")
-        what = f"{len(marks)} texts of {NAMES.get(system, 'the hand')}, by {who}"
+        what = f"{len(marks)} texts of {NAMES.get(system, 'people')}, by {who}"
         meaning = f"mark for sense, 0 to {ratings.HIGHEST}: {what}"
-        run.metric(f"rated_coherent_{system}", ratings.HIGHEST * np.array(marks), higher_is_better=True, meaning=meaning)
+        marks = ratings.HIGHEST * np.array(marks)
+        bounds = stats.bootstrap_interval(marks)
+        run.metric(f"rated_coherent_{system}", marks, higher_is_better=True, meaning=meaning, interval=bounds)
         some = np.array([mark > 0 for mark in marks])
         run.metric(f"some_sense_{system}", some, unit="fraction", higher_is_better=True, meaning=f"some sense to a reader: {what}")
     page = DATA.parent / "results" / "samples" / "vote.html"
@@ -202,7 +206,7 @@ def readers(run: runlog.Run, found: Mapping[str, Any], given: Any, more_votes: S
     pairs = len({one.id for one in votes})
     for name, one in (vote.bradley_terry(votes) if votes else {}).items():
         meaning = f"Bradley-Terry probability that a reader of the committed page prefers {NAMES[name]} to the base; "
-        meaning += f"{one['n']} blind votes on {pairs} pairs, taken as independent"
+        meaning += f"{one['n']} blind votes on {pairs} pairs, which are drawn for the interval"
         options: dict[str, Any] = {"unit": "fraction", "higher_is_better": True, "interval": one["ci95"]}
         run.metric(f"preferred_to_base_{name}", one["win_probability"], **options, meaning=meaning)
 

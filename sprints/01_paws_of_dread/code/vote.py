@@ -136,8 +136,8 @@ def bradley_terry(votes: Sequence[Vote], draws: int = 2000, seed: int = 0) -> di
 
     Maximum likelihood (Bradley & Terry 1952); a tie is half a win to each side, a skip is no vote. Before the first vote either
     side of every two systems has half a win (PRIOR), so that a record of wins alone stays finite. The interval is a percentile
-    bootstrap over votes, drawn from the votes and those half wins together: without them, a record of wins alone would have an
-    interval without width. It takes votes as independent: with few visitors or few prompts it is too narrow.
+    bootstrap over pairs of texts, each with all its votes, drawn together with those half wins: without them, a record of wins
+    alone would have an interval without width. With few visitors it is too narrow: they are not drawn.
     Raises UserError when no vote that counts has `base` in it.
     """
     votes = [vote for vote in votes if vote.choice != "skip"]
@@ -145,13 +145,18 @@ def bradley_terry(votes: Sequence[Vote], draws: int = 2000, seed: int = 0) -> di
     if BASE not in names:
         raise UserError(f"no vote counts that has {BASE!r} in it: there is nothing to compare with")
     place, k = {name: at for at, name in enumerate(names)}, len(names)
-    cells = np.zeros((2, k, k))  # wins of the row over the column, ties
+    pairs = {name: at for at, name in enumerate(dict.fromkeys(vote.id for vote in votes))}
+    voted = np.zeros((len(pairs), 2, k, k))  # for each pair of texts: wins of the row over the column, ties
     for vote in votes:
         left, right = place[vote.left], place[vote.right]
-        cells[{"left": (0, left, right), "right": (0, right, left), "equal": (1, *sorted((left, right)))}[vote.choice]] += 1
-    weights = cells + np.stack([PRIOR * (1 - np.eye(k)), np.zeros((k, k))])
+        cell = {"left": (0, left, right), "right": (0, right, left), "equal": (1, *sorted((left, right)))}[vote.choice]
+        voted[(pairs[vote.id], *cell)] += 1
+    cells, size = voted.sum(0), len(votes) / len(pairs)
+    half_wins = size * np.stack([np.stack([one, 0 * one]) for one in np.eye(k * k).reshape(-1, k, k) if not one.trace()])
+    units = np.concatenate([voted, half_wins])
+    weights = np.concatenate([np.ones(len(pairs)), np.full(len(half_wins), PRIOR / size)])
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(votes), weights.ravel() / weights.sum(), draws).reshape(draws, 2, k, k)
+    drawn = np.tensordot(rng.multinomial(len(pairs), weights / weights.sum(), draws), units, 1)
     probability, resampled = _beats_base(cells), _beats_base(drawn)
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     took_part = (cells + cells.transpose(0, 2, 1)).sum((0, 2))
