@@ -77,6 +77,8 @@ def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: s
 
 def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
     """Test accuracy against processor seconds of the training loop and against parameters; a line per arm over the sparsities."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, name in ((panels[0], "seconds"), (panels[1], "parameters")):
         axes.scatter(known.dense.values(name).mean(), known.dense.values("test").mean(), color="black", marker="*", s=150, zorder=3)
@@ -85,6 +87,9 @@ def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
             x, y = ([one.values(which).mean() for one in line] for which in (name, "test"))
             axes.plot(x, y, color=COLORS[arm], marker="o", markersize=4, linewidth=1.3, label=LABELS[arm])
         axes.set(xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set(xlabel="processor seconds of a training", ylabel="test accuracy (%)", title="star: the dense net")
     panels[1].set(xlabel="parameters")
     panels[1].legend(fontsize=8, loc="lower right")
