@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .learning import LOCAL, Job
-from .study import DENSE, Args, Measure, arms, deep, job, seeded, seeds, tune
+from .study import DENSE, Args, Measure, arms, deep, job, seeded, tune
 
 SHORT = {"digits": "digits", "mnist": "mnist", "fashion_mnist": "fashion"}  # in the keys of metrics
 TITLES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -78,7 +78,8 @@ def higher_sparsity(args: Args) -> float:
 
 def rates(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[str, list[Trained]]:
     """For each learning rate, the dense net's among them: a small dense net, and a sparse one with and without rate / density."""
-    sparsity, tried = main_sparsity(args), sorted({*args.rates, known.dense.job.rate})
+    beyond = [args.rates[-1] * 2**power for power in (1, 2)]
+    sparsity, tried = main_sparsity(args), sorted({*args.rates, *beyond, known.dense.job.rate})
     lines = {
         "dense, small": job(args, name, "dense_small", sparsity),
         "sparse, one rate for all": job(args, name, "constant_fan_in", sparsity, scaled=False),
@@ -103,11 +104,11 @@ def locality(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[b
 
 
 def longer(args: Args, name: str, measure: Measure, known: Accuracy) -> dict[str, Trained]:
-    """More epochs, with the rates that were tuned on few and half as many seeds."""
-    few = replace(args, seeds=max(2, (len(seeds(args, name)) + 1) // 2))
+    """More epochs, with rates tuned for them."""
     chosen = ("dense_small", "constant_fan_in", "local_bundle", "small_world", "set", "rigl")
     jobs = [known.dense.job, *(known.plain[arm, higher_sparsity(args)].job for arm in chosen)]
-    trained = repeated(few, [replace(one, epochs=LONGER * one.epochs) for one in jobs], measure)
+    longer = [replace(one, epochs=LONGER * one.epochs, rate=args.rates[0]) for one in jobs]
+    trained = repeated(args, list(tune(args, longer, measure).values()), measure)
     return {one.job.arm: one for one in trained}
 
 

@@ -67,6 +67,10 @@ def compare(run: runlog.Run, args: Args, few: str, known: Accuracy) -> None:
     )
     run.metric(f"{few}_local_minus_dense_points", gain, unit="points", higher_is_better=True, meaning=meaning)
 
+    told_time = f"processor time of a training, {LABELS[local]} at {sparsity:.0%} sparsity, the wiring of that difference"
+    seconds = known.plain[local, sparsity].values("seconds")
+    run.metric(f"{few}_seconds_local", seconds, unit="s", higher_is_better=False, meaning=told_time)
+
     def pair(first: Trained, second: Trained, a: str, b: str) -> None:
         run.compare(f"{a} - {b}", first.values("test"), second.values("test"), names=(a, b), unit="points")
 
@@ -76,14 +80,15 @@ def compare(run: runlog.Run, args: Args, few: str, known: Accuracy) -> None:
         for arm in SPARSE[2:]:
             b = f"constant fan-in, {s:.0%}"
             pair(known.plain[arm, s], known.plain["constant_fan_in", s], f"{LABELS[arm]}, {s:.0%}", b)
-        for arm in LOCAL:
+        for arm in ("constant_fan_in", "rigl", *LOCAL):
             pair(known.plain[arm, s], known.dense, f"{LABELS[arm]}, {s:.0%}", "dense")
+        for arm in LOCAL:
             pair(known.plain[arm, s], known.permuted[arm, s], f"{LABELS[arm]}, {s:.0%}", "the same on permuted pixels")
     ahead = [c["a"] for c in found(run, b=f"dense-small, {sparsity:.0%}") if c["ci95"][0] > 0]
     run.observe(f"At {sparsity:.0%} sparsity clearly ahead of the small dense net (interval above 0): {listed(ahead)}.")
     beats = [c["a"] for c in found(run, b="dense") if c["ci95"][0] > 0]
     behind = [c["a"] for c in found(run, b="dense") if c["ci95"][1] < 0]
-    run.observe(f"Of the local wirings clearly ahead of the dense net: {listed(beats)}; clearly behind it: {listed(behind)}.")
+    run.observe(f"Of random, RigL and local wirings clearly ahead of the dense net: {listed(beats)}; behind it: {listed(behind)}.")
     lost = {c["a"]: c["difference"] for c in found(run, b="the same on permuted pixels")}
     run.observe("Lost when the pixels are permuted: " + ", ".join(f"{a} {d:.2f} points" for a, d in lost.items()) + ".")
     moving = [c for c in found(run, b=f"constant fan-in, {sparsity:.0%}") if c["a"].startswith(("SET", "RigL"))]

@@ -29,7 +29,7 @@ def ablations(args: Args, name: str, known: Accuracy) -> dict:
         "Rates": "the same net with one rate for all weights, with rate / density for the sparse layer, and the small dense net",
         "Skips": "a NoodleDAG: each connection reads the level before, or with some probability any earlier neuron or pixel; "
         "equal parameters, a rate tuned for each",
-        "Epochs": f"{LONGER} times as many, with half as many seeds and the rates tuned on few epochs",
+        "Epochs": f"{LONGER} times as many, with rates tuned for them",
     }
     with runlog.Run(
         args, __file__, f"ablations_{name}", title=title, objective=objective, setup=what, seeds=study.seeds(args, name)
@@ -56,13 +56,19 @@ def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stud
     names = [f"{label} (rate {used:g})" for label in lines]
     run.compare("one rate for all", shared, small, names=(names[1], names[0]), unit="points")
     run.compare("rate / density", scaled, small, names=(names[2], names[0]), unit="points")
-    one, other = (c["ci95"] for c in run.report["comparisons"][-2:])
+    one, other = (c["ci95"] for c in run.report["comparisons"][-2:])  # before the one of the best rates
     flips = one[1] < 0 < other[0]
     run.observe(
         f"At the dense net's rate of {used:g} the sparse net is {shared.mean() - small.mean():+.2f} points from the small dense "
         f"one, with rate / density {scaled.mean() - small.mean():+.2f}."
     )
     best = {label: max(line, key=lambda one: one.values("validation").mean()) for label, line in lines.items()}
+    for key, (label, one) in zip(("dense_small", "one_rate", "scaled"), best.items(), strict=True):
+        meaning = f"test accuracy at its own best of {len(lines[label])} rates, {one.job.rate:g} (validation rows): {label}"
+        run.metric(f"{few}_best_rate_{key}", one.values("test"), unit="%", higher_is_better=True, meaning=meaning)
+    own = {label: (f"{label} (its best rate, {one.job.rate:g})", one.values("test")) for label, one in best.items()}
+    (_, _), (one_name, one_rate), (rule_name, rule) = own.values()
+    run.compare("rate / density - one rate, each at its best", rule, one_rate, names=(rule_name, one_name), unit="points")
     run.observe(
         "Each at its own best rate: "
         + ", ".join(f"{label} {one.values('test').mean():.2f} % ({one.job.rate:g})" for label, one in best.items())
@@ -78,7 +84,11 @@ def rates(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stud
         )
     if flips:
         return "At the dense net's learning rate the sparse net loses to the small dense one, with rate / density it wins."
-    return f"At the dense net's learning rate the density in the rate is worth {scaled.mean() - shared.mean():+.2f} points."
+    tuned = rule.mean() - one_rate.mean()
+    return (
+        f"At the dense net's learning rate the density in the rate is worth {scaled.mean() - shared.mean():+.2f} points, with each "
+        f"rate tuned {tuned:+.2f}."
+    )
 
 
 def skips(run: runlog.Run, args: Args, name: str, measure: study.Measure) -> str:
@@ -133,7 +143,8 @@ def longer(run: runlog.Run, args: Args, name: str, known: Accuracy, measure: stu
         run.figure(
             figures.longer(plt, short, many),
             "longer",
-            shows=f"Test accuracy after {epochs} epochs (bar) and after {LONGER * epochs} (dots: seeds), {sparsity:.0%} sparsity.",
+            shows=f"Test accuracy after {epochs} epochs (tick) and after {LONGER * epochs} (dots: seeds), each with a rate of its "
+            f"own, {sparsity:.0%} sparsity.",
             matters="Whether rewiring only wanted more time.",
         )
     reached = many[best].values("test").mean()
@@ -220,13 +231,11 @@ def measures(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     of_main = {point[0]: point[2] for point in points if point[1] == main}
     random = of_main["constant_fan_in"]
     run.observe(
-        f"At {main:.0%} sparsity random wiring has a second singular value of {random['singular_value']:.3f}, the best expander "
-        f"{random['best_singular_value']:.3f}; small world {of_main['small_world']['singular_value']:.3f}."
+        f"At {main:.0%} sparsity random wiring has a second singular value of {random['singular_value']:.3f}, the Ramanujan value "
+        f"for large graphs is {random['best_singular_value']:.3f}; small world {of_main['small_world']['singular_value']:.3f}."
     )
     spread = [one["entropy"] for one in of_main.values()]
-    run.observe(
-        f"The entropy of the connections lies between {min(spread):.3f} and {max(spread):.3f}: it tells hardly any wirings apart."
-    )
+    run.observe(f"The entropy of the connections lies between {min(spread):.3f} and {max(spread):.3f} of its largest value.")
     with runlog.style() as plt:
         run.figure(
             figures.tangles(plt, points, {key: key.replace("_", " ") for key in CHOSEN}),
@@ -265,6 +274,6 @@ def draw(run: runlog.Run, plt, args: Args, name: str, known: Accuracy) -> None:
         noodles.fields(plt, layers, given.grid),
         "receptive_fields",
         shows=f"Weights of the 24 hidden neurons that matter most to the readout of a trained net, {sparsity:.0%} sparsity; "
-        "grey: no connection.",
+        "grey: no connection; each field has its own scale of colours.",
         matters="What a neuron sees: whether strokes and edges, or a scatter.",
     )

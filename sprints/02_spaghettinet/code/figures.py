@@ -30,8 +30,9 @@ def curves(plt, trained: Mapping[str, Trained], title: str):
         left.plot(epochs, losses, **style, markersize=3)
         right.plot(epochs, curve, **style, markersize=3)
     late = np.concatenate([one.results[0]["curve"][len(one.results[0]["curve"]) // 4 :] for one in trained.values()])
-    right.set(xlabel="epoch", ylabel="accuracy (%), validation rows", ylim=(late.min() - 0.5, None))
-    left.set(xlabel="epoch", ylabel="cross-entropy (nats), training rows", yscale="log", title=title)
+    ticks = np.unique(np.linspace(1, len(epochs), min(6, len(epochs))).astype(int))
+    right.set(xlabel="epoch", xticks=ticks, ylabel="accuracy (%), validation rows", ylim=(late.min() - 0.5, None))
+    left.set(xlabel="epoch", xticks=ticks, ylabel="cross-entropy (nats), training rows", yscale="log", title=title)
     right.legend(fontsize=8, ncols=2, loc="lower right")
     figure.tight_layout()
     return figure
@@ -65,7 +66,7 @@ def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: s
             arms = ["dense_small", "constant_fan_in", *{arm: None for arm, _ in known.permuted}]
         for number, arm in enumerate(arms):
             values = np.array([source[arm, sparsity].values("test") for sparsity in sparsities])
-            shift = 0.05 * (number - len(arms) / 2)
+            shift = 0.03 * (number - len(arms) / 2)
             axes.errorbar(places + shift, values.mean(1), yerr=_half(values), color=COLORS[arm], label=LABELS[arm], **BARS)
         axes.set(xticks=places, xticklabels=[f"{sparsity:.0%}" for sparsity in sparsities], xlabel="sparsity")
     panels[0].set(ylabel="test accuracy (%)", title=title)
@@ -77,8 +78,6 @@ def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: s
 
 def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
     """Test accuracy against processor seconds of the training loop and against parameters; a line per arm over the sparsities."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, name in ((panels[0], "seconds"), (panels[1], "parameters")):
         axes.scatter(known.dense.values(name).mean(), known.dense.values("test").mean(), color="black", marker="*", s=150, zorder=3)
@@ -87,9 +86,7 @@ def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
             x, y = ([one.values(which).mean() for one in line] for which in (name, "test"))
             axes.plot(x, y, color=COLORS[arm], marker="o", markersize=4, linewidth=1.3, label=LABELS[arm])
         axes.set(xscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _plain_ticks(axes)
     panels[0].set(xlabel="processor seconds of a training", ylabel="test accuracy (%)", title="star: the dense net")
     panels[1].set(xlabel="parameters")
     panels[1].legend(fontsize=8, loc="lower right")
@@ -107,6 +104,7 @@ def rates(plt, lines: Mapping[str, Sequence[Trained]], used: float):
     axes.axvline(used, color="black", linestyle=":", linewidth=1.2)
     axes.annotate("  the dense net's own", (used, axes.get_ylim()[0]), va="bottom", fontsize=9)
     axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title="One rate for all, or rate / density")
+    _plain_ticks(axes)
     axes.legend(fontsize=9)
     return figure
 
@@ -122,7 +120,12 @@ def skips(plt, trained: Mapping[float, Trained]):
         values = one.values("test")
         right.scatter(np.full(len(values), number), values, color=f"C{number}", alpha=0.5, s=22)
         right.scatter([number], [values.mean()], color=f"C{number}", marker="_", s=500)
-    left.set(xlabel="epoch", ylabel="accuracy (%), validation rows", title=f"{next(iter(trained.values())).job.depth} levels")
+    left.set(
+        xlabel="epoch",
+        xticks=epochs,
+        ylabel="accuracy (%), validation rows",
+        title=f"{next(iter(trained.values())).job.depth} levels",
+    )
     left.legend(fontsize=9)
     right.set(xticks=range(len(trained)), xticklabels=[f"{skip:.0%}" for skip in trained], ylabel="test accuracy (%)")
     figure.tight_layout()
@@ -162,11 +165,11 @@ def tangles(plt, points: Sequence[tuple[str, float, Mapping[str, float], float]]
 
 
 def longer(plt, few: Mapping[str, Trained], many: Mapping[str, Trained]):
-    """Test accuracy after few and after more epochs, an arrow per arm."""
+    """Test accuracy after few and after more epochs, a line per arm."""
     figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.45 * len(many)))
     for row, arm in enumerate(many):
         start, end = few[arm].values("test").mean(), many[arm].values("test")
-        axes.annotate("", (end.mean(), row), (start, row), arrowprops={"arrowstyle": "->", "color": COLORS[arm], "linewidth": 2})
+        axes.plot([start, end.mean()], [row, row], color=COLORS[arm], linewidth=2, alpha=0.5)
         axes.scatter(end, np.full(len(end), row), color=COLORS[arm], s=14, alpha=0.6)
         axes.scatter(start, row, color=COLORS[arm], marker="|", s=120)
     epochs = next(iter(many.values())).job.epochs
@@ -193,6 +196,15 @@ def original(plt, rows: Mapping[str, Trained], labels: Mapping[str, str], claime
 
 
 BARS = {"marker": "o", "markersize": 4, "linewidth": 1.3, "elinewidth": 1}
+
+
+def _plain_ticks(axes) -> None:
+    """A logarithmic axis with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _level(axes, dense: Trained) -> None:

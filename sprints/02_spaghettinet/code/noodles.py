@@ -71,7 +71,7 @@ def fields(plt, layers: Mapping[str, tuple[np.ndarray, np.ndarray]], grid: tuple
                 limit = np.abs(shown).max() or 1.0
                 one.imshow(shown, cmap=blank, vmin=-limit, vmax=limit, interpolation="nearest")
         axes[block * rows, 0].set_title(title, fontsize=10, pad=3)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.01, wspace=0.06, hspace=0.1)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.01, wspace=0.06, hspace=0.25)
     return figure
 
 

@@ -28,7 +28,7 @@ from .learning import LOCAL, Job
 HOME = ROOT / "runs" / "spaghetti"
 DENSE = "dense"
 SPARSE = ("erdos_renyi", "constant_fan_in", "bundle", "local_bundle", "small_world", "variance", "set", "rigl")
-TUNING_SEED = 100  # of the trainings that choose a learning rate; those that are reported have the seeds 0, 1, ...
+TUNING_SEED = 100  # from here on: trainings that choose a learning rate; those that are reported have the seeds 0, 1, ...
 WIDENED = 3  # times that the learning rates are extended where the best one lies at the edge
 PARTS = ("learning.py", "images.py", "spaghettinet.py", "wiring.py", "rewire.py", "structure.py", "engines.py", "kernels.cpp")
 Results = dict[Job, dict[str, Any]]
@@ -43,12 +43,13 @@ class Size(NamedTuple):
     batch: int
     deep: tuple[int, int, float]  # a noodle_dag: levels, neurons of each, sparsity that gives the fan-in
     seeds: int  # trainings of every net with its tuned rate
+    trials: int  # trainings of every net with every rate that is tried, from which the rate is chosen
 
 
 SIZES = {
-    "digits": Size(256, 16, 64, (10, 64, 7 / 8), 10),
-    "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5),
-    "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5),
+    "digits": Size(256, 16, 64, (10, 64, 7 / 8), 10, 4),
+    "mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5, 2),
+    "fashion_mnist": Size(1024, 5, 128, (10, 256, 1 - 16 / 784), 5, 2),
 }
 
 
@@ -130,20 +131,27 @@ def seeded(args: Args, made: Job) -> list[Job]:
     return [replace(made, seed=seed) for seed in seeds(args, made.data)]
 
 
+def trials(one: Job, rate: float) -> list[Job]:
+    """The job with a rate that is tried, for each seed of the tuning."""
+    return [replace(one, rate=rate, seed=TUNING_SEED + number) for number in range(SIZES[one.data].trials)]
+
+
 def tune(args: Args, made: Sequence[Job], measure: Measure) -> dict[Job, Job]:
-    """Each job -> the job with the rate that is best on the validation rows, by one training per rate with a seed of its own."""
-    tried = {one: {rate: replace(one, rate=rate, seed=TUNING_SEED) for rate in args.rates} for one in made}
+    """Each job -> the job with the rate that is best on the validation rows, in the mean of trainings with seeds of their own."""
+    tried = {one: {rate: trials(one, rate) for rate in args.rates} for one in made}
     for again in range(WIDENED + 1):
-        found = measure([trial for trials in tried.values() for trial in trials.values()])
-        best = {
-            one: max(trials, key=lambda rate, trials=trials: found[trials[rate]]["validation"]) for one, trials in tried.items()
-        }
+        found = measure([trial for rates in tried.values() for some in rates.values() for trial in some])
+
+        def score(some: list[Job], found: Results = found) -> float:
+            return sum(found[trial]["validation"] for trial in some) / len(some)
+
+        best = {one: max(rates, key=lambda rate, rates=rates: score(rates[rate])) for one, rates in tried.items()}
         edge = {one: rate for one, rate in best.items() if rate in (min(tried[one]), max(tried[one]))}
         if not edge or again == WIDENED or args.smoke:
             break
         for one, rate in edge.items():
             further = rate / 2 if rate == min(tried[one]) else rate * 2
-            tried[one][further] = replace(one, rate=further, seed=TUNING_SEED)
+            tried[one][further] = trials(one, further)
     return {one: replace(one, rate=best[one]) for one in made}
 
 

@@ -13,7 +13,7 @@ MEANINGS = {
     "path_length": "mean number of steps between two nodes that are connected",
     "clustering": "mean overlap (Jaccard) of the inputs of two outputs that share one",
     "singular_value": "second singular value of the normalised adjacency matrix; the first is 1, so a gap is what is missing to 1",
-    "best_singular_value": "its value in the best expander of these degrees (Ramanujan)",
+    "best_singular_value": "the value that no family of graphs with these degrees stays below as it grows (Ramanujan)",
 }
 
 
