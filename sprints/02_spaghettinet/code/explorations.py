@@ -159,6 +159,8 @@ def tangled(args: Args, name: str, known: Accuracy) -> dict:
         args, __file__, f"tangle_{name}", title=title, objective=objective, setup=what, seeds=study.seeds(args, name)
     ) as run:
         record_data(run, name)
+        with runlog.style() as plt:
+            draw(run, plt, args, name, known)
         measures(run, args, name, known)
         sweep = comparisons.locality(args, name, study.measured(run, args, name), known)
         few, sparsity = SHORT[name], comparisons.higher_sparsity(args)
@@ -191,7 +193,6 @@ def tangled(args: Args, name: str, known: Accuracy) -> dict:
                 "sparsity, 95 % intervals; dashed: the dense net.",
                 matters="If it falls on images and not on permuted pixels, the wiring knew what lies beside what.",
             )
-            draw(run, plt, args, name, known)
         gains = [f"{c['difference']:+.2f} points [{c['ci95'][0]:.2f}, {c['ci95'][1]:.2f}]" for c in run.report["comparisons"]]
         run.conclude(f"All near instead of all random is worth {gains[0]}, on permuted pixels {gains[1]}: " + verdict(run))
     return run.report
