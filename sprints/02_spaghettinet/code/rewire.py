@@ -10,17 +10,22 @@ from torch.utils.hooks import RemovableHandle
 from .spaghettinet import SpaghettiLayer
 
 Method = Literal["set", "rigl"]
+SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")  # averages of squared gradients in the state of torch's optimizers
 
 
 class Rewirer:
     """Every `every` steps a layer drops its weakest connections, and each output grows as many as it lost, so its fan-in stays.
 
+    An output always keeps its strongest connection. So layers of fan-in 1, like those of full fan-in, are left as they are.
+
     method: "set" grows at random (doi:10.1038/s41467-018-04316-3), "rigl" where the gradient is largest (arXiv:1911.11134).
     fraction: share of connections moved at first; falls as half a cosine to 0 at step `until` * `steps`, where rewiring ends.
     steps: of the whole training.  seed: of the random growth.
 
-    Call step() once per optimizer step, after backward(). A new connection starts at 0 with no gradient and no optimizer state;
-    those that stay keep theirs. A bundle that is rewired is no bundle any more. ValueError where the optimizer lacks a weight.
+    Call step() once per optimizer step, after backward(). Those that stay keep their optimizer state. A new connection starts at 0,
+    its gradient and optimizer state too, but averages of squared gradients (SQUARES) at the mean of those that the layer keeps:
+    from 0, late in a training, Adam's first steps would be several times the learning rate. A bundle that is rewired is no bundle
+    any more. ValueError where the model has no layer to rewire or the optimizer lacks its weight.
     """
 
     def __init__(
@@ -40,10 +45,13 @@ class Rewirer:
         if not (0 < fraction <= 1 and 0 < until <= 1 and min(steps, every) >= 1):
             got = f"{fraction}, {until}, {steps}, {every}"
             raise ValueError(f"fraction and until must be in (0, 1], steps and every at least 1; got {got}")
-        self.layers = [layer for layer in model.modules() if isinstance(layer, SpaghettiLayer) and layer.fan_in < layer.in_features]
+        sparse = [layer for layer in model.modules() if isinstance(layer, SpaghettiLayer)]
+        self.layers = [layer for layer in sparse if 1 < layer.fan_in < layer.in_features]
+        if not self.layers:
+            raise ValueError("the model has no sparse layer with 2 to in_features - 1 connections per output")
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not self.layers or any(id(layer.weight) not in held for layer in self.layers):
-            raise ValueError("the model has no sparse layer, or the optimizer does not hold its weight")
+        if any(id(layer.weight) not in held for layer in self.layers):
+            raise ValueError("the optimizer does not hold the weight of a sparse layer")
         self.optimizer, self.method, self.fraction, self.every = optimizer, method, fraction, every
         self.end, self.count = until * steps, 0
         self.generator = torch.Generator().manual_seed(seed)
@@ -80,16 +88,19 @@ class Rewirer:
             score = self._grads[layer].abs()
         else:
             raise RuntimeError("RigL grows by gradient: run forward and backward in training mode before every step()")
-        count = max(1, round(share * weight.numel()))
-        weakest = weight.abs().flatten().topk(count, largest=False).indices
+        count = min(max(1, round(share * weight.numel())), weight.numel() - len(weight))
+        size = weight.abs()
+        size.scatter_(1, size.argmax(1, keepdim=True), math.inf)  # the one that an output keeps
+        weakest = size.flatten().topk(count, largest=False).indices
         dropped = torch.zeros_like(weight, dtype=torch.bool).flatten().index_fill(0, weakest, True).view_as(weight)
         dropped &= dropped.cumsum(1) <= layer.in_features - layer.fan_in  # no output has more to grow than it lacks
         rank = dropped.cumsum(1)  # 1, 2, ... among those that its output drops
         grown = score.scatter(1, indices, -1.0).topk(int(rank.max()), dim=1).indices
         layer.rewire(torch.where(dropped, grown.gather(1, (rank - 1).clamp(min=0)), indices))
-        for tensor in (weight, weight.grad, *self.optimizer.state.get(weight, {}).values()):
+        state = self.optimizer.state.get(weight, {})
+        for name, tensor in [("weight", weight), ("grad", weight.grad), *state.items()]:
             if torch.is_tensor(tensor) and tensor.shape == weight.shape:
-                tensor.masked_fill_(dropped, 0.0)
+                tensor.masked_fill_(dropped, tensor[~dropped].mean() if name in SQUARES else 0.0)
 
     def _watch(self, layer: SpaghettiLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep the dense gradient (out, in) of a layer in the step that will need it."""
