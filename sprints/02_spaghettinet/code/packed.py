@@ -1,7 +1,7 @@
 """A trained bundle for inference: weights in the order in which the kernel reads them."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ class _Plan(NamedTuple):
     work: int  # multiply-adds of one row
     weight: Tensor
     bias: Tensor | None
+    tensors: tuple[Tensor | None, ...]  # whose memory the kernel reads
     packed: _Packed
 
 
@@ -39,7 +40,8 @@ class PackedLayer(nn.Module):
 
     x (..., in_features) -> (..., out_features), float32. The weights are float32, or rounded to bfloat16: half the bytes, and one
     row is a matter of bytes. The lanes of eight entries of a tile share one register (kernels.cpp, packed_row).
-    Without a compiler it gathers with torch, which is right and slow.
+    Without a compiler it gathers with torch, which is right and slow. The kernel checks nothing while it runs, so the tensors are
+    checked when they are loaded and before the first call: RuntimeError from load_state_dict, ValueError from the call.
     """
 
     weight: Tensor
@@ -60,10 +62,10 @@ class PackedLayer(nn.Module):
             pairs = pairs.transpose(2, 3).to(dtype).contiguous().view(torch.int32).squeeze(-1)
         lanes = padded(bundle.lanes, 8).long() << 4 * torch.arange(8)[:, None]  # eight half bytes of an int32
         self.register_buffer("weight", pairs.contiguous())
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone(memory_format=torch.contiguous_format))
         self.register_buffer("lanes", lanes.sum(2).int())
-        self.register_buffer("blocks", bundle.blocks)
-        self.register_buffer("quads", bundle.quads)
+        self.register_buffer("blocks", bundle.blocks.clone())  # those of the layer would change with this one's
+        self.register_buffer("quads", None if bundle.quads is None else bundle.quads.clone())
         self._plan: _Plan | None = None
 
     @property
@@ -93,15 +95,51 @@ class PackedLayer(nn.Module):
         return y if x.ndim == 2 else y.view(*x.shape[:-1], out)
 
     def _planned(self) -> _Plan:
-        """Made anew when the tensors are others, as after load_state_dict(assign=True). ValueError if of another type or device."""
-        floats = {"weight": torch.int32 if self.half else torch.float32, "bias": torch.float32}
-        for name, tensor in self._buffers.items():
-            if tensor is not None and (tensor.dtype != floats.get(name, torch.int32) or not tensor.is_cpu):
-                raise ValueError(f"a packed layer stays as it is: its {name} has become {tensor.dtype} on {tensor.device}")
-        sizes = self.in_features, self.out_features, self.fan_in, self.half
-        packed = _Packed(*(pointer(self._buffers[name]) for name in TENSORS), *sizes)
-        lib = kernels()
-        return _Plan(lib and lib.packed, ctypes.addressof(packed), self.fan_in * self.out_features, self.weight, self.bias, packed)
+        """Made, and the tensors checked, at the first call and when the tensors may be others. ValueError if they do not fit."""
+        if wrong := self._misfit(self._buffers):
+            raise ValueError(f"a packed layer stays as it is: {wrong}")
+        tensors = tuple(self._buffers[name] for name in TENSORS)
+        packed = _Packed(*map(pointer, tensors), self.in_features, self.out_features, self.fan_in, self.half)
+        lib, work = kernels(), self.fan_in * self.out_features
+        return _Plan(lib and lib.packed, ctypes.addressof(packed), work, self.weight, self.bias, tensors, packed)
+
+    def _misfit(self, tensors: Mapping[str, Tensor | None]) -> str:
+        """Which of these tensors the kernel would read wrongly or out of bounds, and why; empty where none."""
+        tiles, pairs, groups = self.out_features // LANES, -(-self.fan_in // 2), -(-self.fan_in // 8)
+        wanted = {
+            "weight": (torch.int32, (tiles, pairs, LANES)) if self.half else (torch.float32, (tiles, pairs, 2, LANES)),
+            "bias": (torch.float32, (self.out_features,)),
+            "lanes": (torch.int32, (tiles, groups, LANES)),  # every half byte is a lane
+            "blocks": (torch.int32, (tiles, self.fan_in)),
+            "quads": (torch.int32, (self.in_features // 4,)),
+        }
+        places = {"blocks": (self.in_features // LANES, 1), "quads": (self.in_features, 4)}  # end and step of their values
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            if (tensor.dtype, tensor.shape) != wanted[name] or not (tensor.is_cpu and tensor.is_contiguous()):
+                found = f"{tensor.dtype} on {tensor.device}, {tuple(tensor.shape)} with strides {tensor.stride()}"
+                return f"its {name} has become {found}; the kernel reads contiguous {wanted[name][0]} {wanted[name][1]}"
+            end, step = places.get(name, (0, 1))
+            if name in places and (tensor.min() < 0 or tensor.max() >= end or (tensor % step).any()):
+                return f"its {name} lie outside the {self.in_features} inputs"
+        return ""
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
+        given = {name: state_dict[prefix + name] for name in TENSORS if prefix + name in state_dict}
+        wrong = self._misfit(given)
+        if "blocks" in given and ("quads" in given) != (self.quads is not None):
+            wrong = "only one of the two has its blocks on a grid"
+        if wrong:
+            error_msgs.append(f"{prefix}*: the state dict belongs to another packed layer: {wrong}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self._plan = None
+
+    def _apply(self, fn, recurse=True):
+        """As nn.Module's, behind .to() and share_memory(), which may move the memory of the same tensors."""
+        self._plan = None
+        return super()._apply(fn, recurse)
 
     def _gather(self, x: Tensor) -> Tensor:
         if self.quads is not None:
