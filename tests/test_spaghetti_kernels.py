@@ -22,8 +22,16 @@ try:
     WHY_NOT = ""
 except kernels.BuildError as error:
     WHY_NOT = str(error)
-compiled = pytest.mark.skipif(bool(WHY_NOT), reason=f"the C kernels cannot be built: {WHY_NOT}")
+HIDDEN = os.environ.get("CXX") == "none"  # on purpose: elsewhere a runner of CI has a compiler, or has lost it unnoticed
+compiled = pytest.mark.usefixtures("compiler")
 WIRINGS = [("random", 33, 17), ("bundle", 64, 48), ("local_bundle", 64, 32)]
+
+
+@pytest.fixture
+def compiler():
+    """Skips a test that needs the compiler where there is none, with the reason; in CI it fails."""
+    if WHY_NOT:
+        (pytest.fail if os.environ.get("CI") and not HIDDEN else pytest.skip)(f"the C kernels cannot be built: {WHY_NOT}")
 
 
 @pytest.fixture
@@ -110,9 +118,84 @@ def test_the_library_is_built_once_and_kept(fresh, monkeypatch):
     assert kernels.kernels().isa in kernels.ISAS
     (built,) = fresh.iterdir()
     assert built.name.startswith("noodles-") and built.suffix == ".so", "no half-written file is left"
-    monkeypatch.setattr(kernels, "find_compiler", lambda: pytest.fail("built again"))
+    assert stat.S_IMODE(built.stat().st_mode) == 0o755, "other users can read what root has put there"
+    monkeypatch.setattr(kernels, "build", lambda compiler, path: pytest.fail("built again"))
     kernels.kernels.cache_clear()
     assert kernels.kernels() is not None
+    monkeypatch.setenv("CXX", "none")
+    kernels.kernels.cache_clear()
+    with pytest.warns(RuntimeWarning, match="CXX is 'none', which is no program"):
+        assert kernels.kernels() is None
+
+
+@compiled
+@pytest.mark.parametrize("what", ["damaged", "writable by others", "owned by another"])
+def test_a_library_that_cannot_be_trusted_is_built_again_once(fresh, monkeypatch, what):
+    kernels.library()
+    (kept,) = fresh.iterdir()
+    if what == "damaged":
+        monkeypatch.setenv("SPRINTS_CACHE", str(fresh.parent / "again"))  # the loader knows the other path, and would not look
+        kept = fresh.parent / "again" / "kernels" / kept.name
+        kept.parent.mkdir(parents=True)
+        kept.write_text("no library")
+    elif what == "writable by others":
+        kept.chmod(0o775)
+    elif os.getuid() == 0:
+        os.chown(kept, 4242, -1)
+    else:
+        monkeypatch.setattr(kernels.os, "getuid", lambda: 4242)
+    builds, build = [], kernels.build
+    monkeypatch.setattr(kernels, "build", lambda compiler, path: builds.append(path) or build(compiler, path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kernels.kernels() is not None
+    assert builds == [kept] == list(kept.parent.iterdir()) and stat.S_IMODE(kept.stat().st_mode) == 0o755
+
+
+@compiled
+def test_another_compiler_and_other_flags_have_libraries_of_their_own(fresh, monkeypatch, tmp_path):
+    kernels.library()
+    real = kernels.find_compiler()
+    for version in ("one", "two"):  # an upgrade in the same place
+        other = tmp_path / "other"
+        other.write_text(f'#!/bin/sh\ntest "$1" = --version && echo {version} && exit\nexec {real} "$@"\n')
+        other.chmod(0o755)
+        monkeypatch.setenv("CXX", str(other))
+        kernels.library()
+    assert len(list(fresh.iterdir())) == 3
+    monkeypatch.setattr(kernels, "FLAGS", [*kernels.FLAGS, "-DNOTHING_OF_NOTE"])
+    kernels.library()
+    assert len(list(fresh.iterdir())) == 4
+
+
+def told_of(call):
+    """What a call warns of."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        call()
+        call()
+    return [str(one.message) for one in told]
+
+
+@compiled
+def test_without_a_home_every_process_builds_for_itself_and_says_so_once(fresh, monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SPRINTS_CACHE")
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    (told,) = told_of(kernels.kernels)
+    assert "built anew by every process: this user has no home folder: set SPRINTS_CACHE" in told
+    assert kernels.kernels() is not None
+
+
+@compiled
+def test_where_no_folder_can_be_written_torch_computes_and_it_is_said_once(fresh, monkeypatch, tmp_path):
+    fresh.parent.touch()
+    monkeypatch.setattr(kernels.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    (told,) = told_of(kernels.kernels)
+    assert "neither the cache nor the folder for temporary files can be used" in told and kernels.kernels() is None
+    results(("bundle", 64, 48), 3)
 
 
 @compiled
@@ -165,6 +248,25 @@ def test_openmp_is_left_out_where_there_is_none(fresh, monkeypatch, tmp_path, mi
     monkeypatch.setenv("CXX", str(compiler))
     made, layer, x = results(("random", 33, 17), 70)
     torch.testing.assert_close(made[0], layer.to_dense()(x))
+
+
+@compiled
+@pytest.mark.parametrize("how", ["strided", "expanded"])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("wiring", WIRINGS, ids=lambda wiring: wiring[0])
+def test_a_bias_of_any_strides_is_read_in_its_order(wiring, rows, how):
+    _, layer, x = results(wiring, rows)
+    outputs = layer.out_features
+    bias = torch.arange(2.0 * outputs)[::2] if how == "strided" else torch.tensor([3.0]).expand(outputs)
+    expected = layer.to_dense()
+    expected.bias.data.copy_(bias)
+    for tracked in (True, False):
+        with torch.set_grad_enabled(tracked):
+            y = torch.func.functional_call(layer, {"bias": bias}, x)
+        torch.testing.assert_close(y, expected(x), rtol=1e-4, atol=1e-4)
+    layer.bias.data = bias
+    if layer.structure.bundle is not None:
+        torch.testing.assert_close(layer.pack()(x), expected(x), rtol=1e-4, atol=1e-4)
 
 
 @compiled

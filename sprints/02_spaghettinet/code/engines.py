@@ -4,6 +4,8 @@ masked  the dense matrix with zeros, through F.linear: the reference, any device
 torch   no compiler: embedding_bag for y and the gradient of x, one dense product for the gradient of the weights
 c       kernels.cpp, float32 on the CPU
 auto    c for float32 on the CPU (torch where there is no compiler), torch for float64 on the CPU, masked for the rest
+
+Under torch.compile every engine, c included, computes as masked: a compiled layer is right, and as slow as a dense one.
 """
 
 from typing import Any
@@ -104,6 +106,7 @@ def c_forward(x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structu
     lib = kernels.kernels()
     assert lib is not None
     x, weight = x.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()  # a name of its own: the address is good for as long as the tensor lives
     (B, inputs), (out, k) = x.shape, weight.shape
     threads = thread_count(B * weight.numel())
     y = x.new_empty(B, out)

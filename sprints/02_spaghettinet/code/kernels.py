@@ -1,7 +1,8 @@
 """Builds kernels.cpp with the system's C++ compiler at its first use, keeps the library in a cache folder, and loads it.
 
-The file's name in the cache is the digest of the source and the flags, so an edited source is built anew.
-$CXX names another compiler (CXX=none: no compiler), $SPRINTS_CACHE another folder than ~/.cache/sprintlab.
+The file's name in the cache is the digest of source, flags and compiler, so an edited source or another compiler is built anew.
+$CXX names another compiler (CXX=none: no compiler, and what is in the cache is not used), $SPRINTS_CACHE another folder than
+~/.cache/sprintlab. Where that folder cannot be read or written, a process builds for itself.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import functools
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -35,6 +37,10 @@ SIGNATURES = {
 
 class BuildError(RuntimeError):
     """The kernels cannot be built or loaded here; the message says why, in one line."""
+
+
+class NoHomeError(OSError):
+    """There is no home folder to keep the library in."""
 
 
 class Kernels:
@@ -74,24 +80,58 @@ def kernels() -> Kernels | None:
 
 
 def library() -> ctypes.CDLL:
-    """The library from the cache, built first where it is not there. Raises BuildError."""
-    source = SOURCE.read_bytes()
-    text = repr((FLAGS, OPENMP, platform.system(), platform.machine())).encode()
-    path = cache_folder() / f"noodles-{data.digest(source + text)[:16]}.so"
+    """The library from the cache, built first where it is not there, nobody else's to write, and loadable. Raises BuildError."""
+    compiler = find_compiler()
+    text = repr((identity(compiler), FLAGS, OPENMP, platform.system(), platform.machine())).encode()
+    name = f"noodles-{data.digest(SOURCE.read_bytes() + text)[:16]}.so"
     try:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            build(find_compiler(), path)
-    except OSError:  # a folder that cannot be read or written: build for this process only
+        return _cached(compiler, cache_folder() / name)
+    except NoHomeError as error:
+        warnings.warn(f"the C kernels are built anew by every process: {error}", RuntimeWarning, stacklevel=3)
+    except OSError:  # a folder that cannot be read or written
+        pass
+    try:
         with tempfile.TemporaryDirectory() as folder:
-            build(find_compiler(), Path(folder) / path.name)
-            return _load(Path(folder) / path.name)
+            build(compiler, Path(folder) / name)
+            return _load(Path(folder) / name)
+    except OSError as error:
+        raise BuildError(f"neither the cache nor the folder for temporary files can be used: {error}") from None
+
+
+def _cached(compiler: str, path: Path) -> ctypes.CDLL:
+    if path.is_file() and is_safe(path):
+        try:
+            return _load(path)
+        except BuildError:  # damaged, or of another machine: once more
+            path.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    build(compiler, path)
     return _load(path)
 
 
 def cache_folder() -> Path:
-    """$SPRINTS_CACHE or ~/.cache/sprintlab, and in it the folder of built kernels."""
-    return Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / "kernels"
+    """$SPRINTS_CACHE or ~/.cache/sprintlab, and in it the folder of built kernels. Raises NoHomeError."""
+    try:
+        return Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / "kernels"
+    except RuntimeError:
+        raise NoHomeError("this user has no home folder: set SPRINTS_CACHE to a folder") from None
+
+
+def is_safe(path: Path) -> bool:
+    """Whether only this user and root can have written the file: what is loaded runs as this user."""
+    if os.name != "posix":
+        return True
+    found = path.stat()
+    return found.st_uid in (0, os.getuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def identity(compiler: str) -> str:
+    """The compiler's real path and what it says of its version."""
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    return f"{os.path.realpath(compiler)} {said}"
 
 
 def find_compiler() -> str:
@@ -119,6 +159,7 @@ def build(compiler: str, path: Path) -> None:
             if ran.returncode == 0:
                 try:
                     _load(Path(name))  # without OpenMP's runtime it would not
+                    os.chmod(name, 0o755)  # mkstemp's own lets nobody else read it: a cache that root filled serves all users
                     os.replace(name, path)
                     return
                 except BuildError as error:
