@@ -90,7 +90,7 @@ class PackedLayer(nn.Module):
             return self._gather(x)
         x = x.contiguous()
         rows = x.numel() // n
-        y = torch.empty(rows, out)
+        y = x.new_empty(rows, out)
         plan.kernel(plan.address, x.data_ptr(), y.data_ptr(), rows, 1 if rows * plan.work < SMALL else torch.get_num_threads())
         return y if x.ndim == 2 else y.view(*x.shape[:-1], out)
 
