@@ -16,7 +16,7 @@ SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")  # averages of squared 
 class Rewirer:
     """Every `every` steps a layer drops its weakest connections, and each output grows as many as it lost, so its fan-in stays.
 
-    An output always keeps its strongest connection. So layers of fan-in 1, like those of full fan-in, are left as they are.
+    An output keeps the strongest of several connections, a layer of fan-in 1 its strongest one. Full ones are left as they are.
 
     method: "set" grows at random (doi:10.1038/s41467-018-04316-3), "rigl" where the gradient is largest (arXiv:1911.11134).
     fraction: share of connections moved at first; falls as half a cosine to 0 at step `until` * `steps`, where rewiring ends.
@@ -46,9 +46,9 @@ class Rewirer:
             got = f"{fraction}, {until}, {steps}, {every}"
             raise ValueError(f"fraction and until must be in (0, 1], steps and every at least 1; got {got}")
         sparse = [layer for layer in model.modules() if isinstance(layer, SpaghettiLayer)]
-        self.layers = [layer for layer in sparse if 1 < layer.fan_in < layer.in_features]
+        self.layers = [layer for layer in sparse if layer.fan_in < layer.in_features and layer.weight.numel() > 1]
         if not self.layers:
-            raise ValueError("the model has no sparse layer with 2 to in_features - 1 connections per output")
+            raise ValueError("the model has no sparse layer with fewer connections per output than inputs")
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if any(id(layer.weight) not in held for layer in self.layers):
             raise ValueError("the optimizer does not hold the weight of a sparse layer")
@@ -88,9 +88,10 @@ class Rewirer:
             score = self._grads[layer].abs()
         else:
             raise RuntimeError("RigL grows by gradient: run forward and backward in training mode before every step()")
-        count = min(max(1, round(share * weight.numel())), weight.numel() - len(weight))
-        size = weight.abs()
-        size.scatter_(1, size.argmax(1, keepdim=True), math.inf)  # the one that an output keeps
+        size, staying = weight.abs(), len(weight) if layer.fan_in > 1 else 1
+        if layer.fan_in > 1:
+            size.scatter_(1, size.argmax(1, keepdim=True), math.inf)  # the one that an output keeps
+        count = min(max(1, round(share * weight.numel())), weight.numel() - staying)
         weakest = size.flatten().topk(count, largest=False).indices
         dropped = torch.zeros_like(weight, dtype=torch.bool).flatten().index_fill(0, weakest, True).view_as(weight)
         dropped &= dropped.cumsum(1) <= layer.in_features - layer.fan_in  # no output has more to grow than it lacks
