@@ -102,7 +102,7 @@ def torch_backward(g: Tensor, x: Tensor, weight: Tensor, structure: Structure, n
 
 
 def c_forward(x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structure) -> Tensor:
-    """kernels.cpp: bundle_forward where wiring and processor allow it, forward_row for one row, else forward."""
+    """The kernels: bundle_forward where wiring and processor allow it, forward_row for one row, else forward."""
     lib = kernels.kernels()
     assert lib is not None
     x, weight = x.contiguous(), weight.contiguous()
@@ -127,7 +127,7 @@ def c_forward(x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structu
 
 
 def c_backward(g: Tensor, x: Tensor, weight: Tensor, structure: Structure, needs: tuple[bool, ...]) -> Grads:
-    """As masked_backward, in one call of kernels.cpp."""
+    """As masked_backward, in one call of the kernels."""
     lib = kernels.kernels()
     assert lib is not None
     g, x, weight = g.contiguous(), x.contiguous(), weight.contiguous()
@@ -160,7 +160,7 @@ def pointer(tensor: Tensor | None) -> int | None:
 
 
 def padded(rows: int) -> int:
-    """Rows rounded up to 16, as the chunks of kernels.cpp are."""
+    """Rows rounded up to 16, as the chunks of kernels_any.h are."""
     return -(-rows // 16) * 16
 
 

@@ -1,6 +1,6 @@
 """Builds kernels.cpp with the system's C++ compiler at its first use, keeps the library in a cache folder, and loads it.
 
-The file's name in the cache is the digest of source, flags and compiler, so an edited source or another compiler is built anew.
+The file's name in the cache is the digest of sources, flags and compiler, so an edited source or another compiler is built anew.
 $CXX names another compiler (CXX=none: no compiler, and what is in the cache is not used), $SPRINTS_CACHE another folder than
 ~/.cache/sprintlab. Where that folder cannot be read or written, a process builds for itself.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 
 from shared import data
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "kernels_any.h", "kernels_bundle.h")]
 ISAS = ("base", "avx2", "avx512")  # by the number that noodles_isa() returns
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
 _DARWIN = platform.system() == "Darwin"  # Apple's clang brings no OpenMP runtime: torch has loaded one
 OPENMP = ["-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"] if _DARWIN else ["-fopenmp"]
-# Pointers and then sizes of each function of kernels.cpp.
+# Pointers and then sizes of each function of the kernels.
 SIGNATURES = {
     "forward": (6, 5),
     "forward_row": (5, 3),
@@ -83,7 +83,7 @@ def library() -> ctypes.CDLL:
     """The library from the cache, built first where it is not there, nobody else's to write, and loadable. Raises BuildError."""
     compiler = find_compiler()
     text = repr((identity(compiler), FLAGS, OPENMP, platform.system(), platform.machine())).encode()
-    name = f"noodles-{data.digest(SOURCE.read_bytes() + text)[:16]}.so"
+    name = f"noodles-{data.digest(b''.join(source.read_bytes() for source in SOURCES) + text)[:16]}.so"
     try:
         return _cached(compiler, cache_folder() / name)
     except NoHomeError as error:
@@ -152,7 +152,7 @@ def build(compiler: str, path: Path) -> None:
     os.close(handle)
     try:
         for openmp in (OPENMP, []):
-            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", name]
+            command = [compiler, *FLAGS, *openmp, str(SOURCES[0]), "-o", name]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
             lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or ["no message"]
             failure = BuildError(f"{compiler} failed: {lines[0]}")

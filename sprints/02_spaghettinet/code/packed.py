@@ -39,7 +39,7 @@ class PackedLayer(nn.Module):
     """y = x W^T + bias on the CPU, without gradients; made by SpaghettiLayer.pack().
 
     x (..., in_features) -> (..., out_features), float32. The weights are float32, or rounded to bfloat16: half the bytes, and one
-    row is a matter of bytes. The lanes of eight entries of a tile share one register (kernels.cpp, packed_row).
+    row is a matter of bytes. The lanes of eight entries of a tile share one register (kernels_bundle.h, packed_row).
     Without a compiler it gathers with torch, which is right and slow. The kernel checks nothing while it runs, so the tensors are
     checked when they are loaded and before the first call: RuntimeError from load_state_dict, ValueError from the call.
     """

@@ -23,6 +23,7 @@ from shared.report import write_atomically
 from shared.sprints import ROOT
 
 from . import images, learning
+from .kernels import SOURCES
 from .learning import LOCAL, Job
 
 HOME = ROOT / "runs" / "spaghetti"
@@ -30,7 +31,7 @@ DENSE = "dense"
 SPARSE = ("erdos_renyi", "constant_fan_in", "bundle", "local_bundle", "small_world", "variance", "set", "rigl")
 TUNING_SEED = 100  # from here on: trainings that choose a learning rate; those that are reported have the seeds 0, 1, ...
 WIDENED = 3  # times that the learning rates are extended where the best one lies at the edge
-PARTS = ("learning.py", "images.py", "spaghettinet.py", "wiring.py", "rewire.py", "structure.py", "engines.py", "kernels.cpp")
+PYTHON = ("learning", "images", "spaghettinet", "wiring", "rewire", "structure", "engines")
 Results = dict[Job, dict[str, Any]]
 Measure = Callable[[Sequence[Job]], Results]
 
@@ -189,7 +190,7 @@ def measured(run: runlog.Run, args: Args, label: str) -> Measure:
 @functools.cache
 def code() -> str:
     """The digest of everything that decides what a training gives."""
-    return data.digest([Path(__file__).with_name(part) for part in PARTS])
+    return data.digest([*(Path(__file__).with_name(f"{part}.py") for part in PYTHON), *SOURCES])
 
 
 def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:

@@ -87,7 +87,7 @@ def small_world(
 def bundle(in_features: int, out_features: int, fan_in: int, generator: torch.Generator) -> Tensor:
     """Tiles of 16 outputs share a list of blocks of 16 inputs; in each entry of it the outputs read the inputs in a random order.
 
-    So every entry is a permutation of 16 lanes, which one register instruction carries out in both directions (kernels.cpp).
+    So every entry is a permutation of 16 lanes, which one register instruction carries out in both directions (kernels_bundle.h).
     Raises ValueError where a size is no multiple of 16.
     """
     tiles, blocks = _bundle_shape(in_features, out_features)
