@@ -75,10 +75,10 @@ def test_files_are_short_small_and_free_of_foreign_paths():
     for path in files():
         name = path.relative_to(ROOT).as_posix()
         assert path.stat().st_size <= 1_000_000 or name.startswith(LARGE_FILES), f"{name} is above 1 MB"
-        if path.suffix in (".py", ".md", ".toml", ".json", ".yml", ".yaml", ".html", ""):
+        if path.suffix in (".py", ".cpp", ".h", ".md", ".toml", ".json", ".yml", ".yaml", ".html", ""):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<![\w.])/(?:home|root|Users|work)/\w", text), f"{name} holds a path of one machine"
-            if path.suffix == ".py":
+            if path.suffix in (".py", ".cpp", ".h"):
                 assert text.count("\n") <= 300, f"{name} is longer than 300 lines"
 
 
