@@ -48,8 +48,13 @@ class Args(runlog.Args):
 Times = dict[str, np.ndarray]  # layer -> seconds of each round
 
 
-def race(timed: contenders.Timed, repeats: int, device: str) -> Times:
-    """Seconds of one call of each, for every round; the order turns from round to round."""
+def race(timed: contenders.Timed, repeats: int, device: str, training: bool = True) -> Times:
+    """Seconds of one call of each, for every round; the order turns from round to round. Gradients are on where it is training."""
+    with torch.set_grad_enabled(training):  # once for all calls, as programs do: it takes a microsecond
+        return _rounds(timed, repeats, device)
+
+
+def _rounds(timed: contenders.Timed, repeats: int, device: str) -> Times:
     calls = {name: calls_per_sample(call, device) for name, call in timed.items()}
     names, seconds = list(timed), {name: np.empty(repeats) for name in timed}
     for turn in range(repeats):
@@ -113,7 +118,7 @@ def speed(args: Args) -> dict:
         ]
         for case, mode in run.track(cells, "cells"):
             timed = contenders.forward(case, device) if mode == "forward" else contenders.training(case, device, mode)
-            table[case, mode] = race(timed, args.repeats, device)
+            table[case, mode] = race(timed, args.repeats, device, training=mode != "forward")
         timings.record(run, table)
         lines = ["shape,batch,sparsity,mode,layer,median_us,low_us,high_us"]
         for (case, mode), times in table.items():
@@ -166,7 +171,7 @@ def limits(args: Args) -> dict:
         cells = [(Case(*shape(text), batch, sparsity), batch > 1) for text in args.shapes for batch in (1, max(args.batches))]
         for case, training in run.track(cells, "cases"):
             timed = contenders.training(case, "cpu", "training", RACERS) if training else contenders.forward(case, "cpu", RACERS)
-            for name, seconds in race(timed, args.repeats, "cpu").items():
+            for name, seconds in race(timed, args.repeats, "cpu", training).items():
                 if name not in ((ONEDNN, BUNDLE) if training else (PACKED, HALF)):
                     continue
                 moved, computed = roofline.needs(case, name, training)

@@ -118,7 +118,7 @@ def layers(case: Case, device: str) -> dict[str, nn.Module]:
 
 
 def forward(case: Case, device: str, only: tuple[str, ...] = ()) -> Timed:
-    """Functions that compute y without gradients."""
+    """Functions that compute y, to be called where gradients are off."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(case.batch, case.in_features, generator=generator).to(device)
     made = {name: layer for name, layer in layers(case, device).items() if not only or name in only}
@@ -132,15 +132,7 @@ def forward(case: Case, device: str, only: tuple[str, ...] = ()) -> Timed:
             timed[name] = lambda packed=packed: packed(x)
         if not only:
             timed[SCIPY] = scipy_csr(layers(case, device)[CSR], x)
-    return {name: without_gradients(call) for name, call in timed.items()}
-
-
-def without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.no_grad():
-            return call()
-
-    return run
+    return timed
 
 
 def scipy_csr(layer: Any, x: Tensor) -> Callable[[], Any]:

@@ -78,9 +78,9 @@ class PackedLayer(nn.Module):
         return super().__call__(x) if self._forward_hooks or self._forward_pre_hooks else self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, out = self.in_features, self.out_features
-        if x.shape[-1] != n or x.dtype is not torch.float32 or not x.is_cpu:
-            raise ValueError(f"expected float32 (..., {n}) on the CPU; got {x.dtype} {tuple(x.shape)} on {x.device}")
+        n, out, shape = self.in_features, self.out_features, x.shape
+        if shape[-1] != n or x.dtype is not torch.float32 or not x.is_cpu:
+            raise ValueError(f"expected float32 (..., {n}) on the CPU; got {x.dtype} {tuple(shape)} on {x.device}")
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError("a packed layer has no gradients: use torch.no_grad(), or the layer it was packed from")
         buffers, plan = self._buffers, self._plan
@@ -92,7 +92,7 @@ class PackedLayer(nn.Module):
         rows = x.numel() // n
         y = x.new_empty(rows, out)
         plan.kernel(plan.address, x.data_ptr(), y.data_ptr(), rows, 1 if rows * plan.work < SMALL else torch.get_num_threads())
-        return y if x.ndim == 2 else y.view(*x.shape[:-1], out)
+        return y if len(shape) == 2 else y.view(*shape[:-1], out)
 
     def _planned(self) -> _Plan:
         """Made, and the tensors checked, at the first call and when the tensors may be others. ValueError if they do not fit."""
