@@ -1,10 +1,11 @@
 """How fast: our layer beside nn.Linear, oneDNN's linear, a masked one and other sparse ones, interleaved in one process.
 
-$ make spaghetti-bench                           three shapes, batches and sparsities each; half an hour, on an idle machine
+$ make spaghetti-bench                           three shapes, batches and sparsities each; ten minutes, on an idle machine
 $ make spaghetti-bench ARGS="--only roofline"    the machine's limits and how near we come, a minute
 $ make spaghetti-bench ARGS=--smoke              toy size, seconds
 
-`pip install sparselinear` (it needs torch-sparse) adds that package to the table; it is no requirement of this project.
+`pip install sparselinear` (it needs torch-sparse, which pip compiles for minutes) adds that package to the table; it is no
+requirement of this project.
 """
 
 import time

@@ -61,17 +61,19 @@ def limit(case: Case, name: str, training: bool, bytes_per_second: float, flops_
 
 
 def figure(plt, points: Sequence[tuple[str, str, float, float]], memory: float, cache: float, flops: float):
-    """Operations per second against operations per byte: the limits as lines, points (layer, label, intensity, rate)."""
+    """Operations per second against operations per byte: the limits as lines, points (layer, shape, intensity, rate)."""
     made, axes = plt.subplots(figsize=(8, 4.8))
     x = torch.logspace(-1, 2.5, 200).numpy()
     for level, style, label in ((memory, "-", f"memory {memory / 1e9:.0f} GB/s"), (cache, "--", f"cache {cache / 1e9:.0f} GB/s")):
         axes.plot(x, [min(flops, level * one) / 1e9 for one in x], color="black", linestyle=style, linewidth=1.3, label=label)
+    markers = dict(zip(dict.fromkeys(label for _, label, _, _ in points), "os^D", strict=False))
     for name, color in ((ONEDNN, "0.55"), (BUNDLE, "C1"), (PACKED, "C2"), (HALF, "C3")):
-        own = [point for point in points if point[0] == name]
-        if own:
-            axes.scatter([p[2] for p in own], [p[3] / 1e9 for p in own], color=color, s=36, zorder=3, label=name)
-        for _, label, intensity, rate in own:
-            axes.annotate(label, (intensity, rate / 1e9), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        for owner, label, intensity, rate in points:
+            if owner == name:
+                axes.scatter(intensity, rate / 1e9, color=color, marker=markers.get(label, "o"), s=40, zorder=3)
+        axes.plot([], [], "s", color=color, label=name)
+    for label, marker in markers.items():
+        axes.plot([], [], marker, color="none", markeredgecolor="black", label=label)
     axes.set(
         xscale="log",
         yscale="log",
@@ -79,5 +81,5 @@ def figure(plt, points: Sequence[tuple[str, str, float, float]], memory: float, 
         ylabel="GFLOP/s",
         title=f"Roofline: peak {flops / 1e9:.0f} GFLOP/s",
     )
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right", ncols=2)
     return made

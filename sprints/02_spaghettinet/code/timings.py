@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 import numpy as np
 
@@ -41,7 +42,9 @@ def record(run: runlog.Run, table: Table) -> None:
                     meaning = f"{case}: time of {rival} / time of {name}, {SAYS[mode]}"
                     ratio = times[rival] / times[name]
                     run.metric(f"{prefix}speedup_{mark}{cell}{tail}", ratio, unit="x", higher_is_better=True, meaning=meaning)
-    if not any(SPARSELINEAR in times for times in table.values()):
+    if any(SPARSELINEAR in times for times in table.values()):
+        run.observe(f"The package sparselinear is {version('sparselinear')}; above 1024 x 1024 its steps take too long to repeat.")
+    else:
         run.observe("The package sparselinear: not run here (it is not installed).")
     sentences(run, table)
     with runlog.style() as plt:
