@@ -97,7 +97,7 @@ def has_sparselinear() -> bool:
     """Whether that package, which is not among the requirements, can be imported."""
     try:
         import_module("sparselinear")
-    except ImportError:
+    except (ImportError, OSError):  # OSError: its torch-sparse was built for another torch
         return False
     return True
 

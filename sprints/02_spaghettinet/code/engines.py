@@ -2,7 +2,7 @@
 
 masked  the dense matrix with zeros, through F.linear: the reference, any device and dtype, any order of derivatives
 torch   no compiler: embedding_bag for y and the gradient of x, one dense product for the gradient of the weights
-c       kernels.cpp, float32 on the CPU
+c       kernels.cpp and its headers, float32 on the CPU
 auto    c for float32 on the CPU (torch where there is no compiler), torch for float64 on the CPU, masked for the rest
 
 Under torch.compile every engine, c included, computes as masked: a compiled layer is right, and as slow as a dense one.
