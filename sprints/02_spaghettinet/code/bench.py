@@ -164,7 +164,10 @@ def limits(args: Args) -> dict:
         flops = roofline.peak(64 if args.smoke else 2048, 3 if args.smoke else 10)
         run.metric("memory_bandwidth", memory / 1e9, unit="GB/s", meaning="reading 512 MiB, all threads, the best of 5")
         run.metric(
-            "cache_bandwidth", cache / 1e9, unit="GB/s", meaning="summing 512 KiB again and again, all threads, the best of 20; no upper bound"
+            "cache_bandwidth",
+            cache / 1e9,
+            unit="GB/s",
+            meaning="summing 512 KiB again and again, all threads, the best of 20; no upper bound",
         )
         run.metric("peak_gflops", flops / 1e9, unit="GFLOP/s", meaning="the fastest large dense product (oneDNN), all threads")
         points, shares = [], {}
@@ -190,13 +193,14 @@ def limits(args: Args) -> dict:
         )
         run.conclude(
             f"The machine reads {memory / 1e9:.0f} GB/s from memory, {cache / 1e9:.0f} from the caches, and computes "
-            f"{flops / 1e9:.0f} GFLOP/s in plain sums and products; we reach {min(shares.values()):.0%} to {max(shares.values()):.0%} of that."
+            f"{flops / 1e9:.0f} GFLOP/s in plain sums and products; we reach "
+            f"{min(shares.values()):.0%} to {max(shares.values()):.0%} of that."
         )
         with runlog.style() as plt:
             run.figure(
                 roofline.figure(plt, points, memory, cache, flops),
                 "roofline",
-                shows=f"Operations per second against operations per byte, {sparsity:.0%} sparsity; lines: measured by plain sums and products.",
+                shows=f"Operations per second against operations per byte, {sparsity:.0%} sparsity; lines: plain sums and products.",
                 matters="One row is bound by bytes, many rows by arithmetic; what lies below the lines is ours to gain.",
             )
     return run.report
