@@ -200,7 +200,8 @@ def limits(args: Args) -> dict:
             run.figure(
                 roofline.figure(plt, points, memory, cache, flops),
                 "roofline",
-                shows=f"Operations per second against operations per byte, {sparsity:.0%} sparsity; lines: plain sums and products.",
+                shows=f"Operations per second against operations per byte, {sparsity:.0%} sparsity; "
+                "lines: plain sums and products.",
                 matters="One row is bound by bytes, many rows by arithmetic; what lies below the lines is ours to gain.",
             )
     return run.report
