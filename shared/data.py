@@ -69,10 +69,7 @@ def fetch(name: str, remote: Remote | None = None) -> Path:
         if wrong := _mismatch(offline, remote):
             raise DataError(f"{offline} is not the expected file ({wrong}): replace it or delete it")
         return offline
-    try:
-        cached = Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / name
-    except RuntimeError:
-        raise DataError("this user has no home folder: set SPRINTS_CACHE to a folder for downloads") from None
+    cached = cache_folder() / name
     if cached.is_file():
         if not (wrong := _mismatch(cached, remote)):
             return cached
@@ -85,6 +82,14 @@ def fetch(name: str, remote: Remote | None = None) -> Path:
             error.close()  # it holds the open connection
         raise DataError(f"{problem}: put the file at {offline} or {cached}, or connect to the network") from error
     return cached
+
+
+def cache_folder() -> Path:
+    """$SPRINTS_CACHE or ~/.cache/sprintlab. Raises DataError where there is neither it nor a home folder."""
+    try:
+        return Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser()
+    except RuntimeError:
+        raise DataError("this user has no home folder: set SPRINTS_CACHE to a folder") from None
 
 
 def _mismatch(path: Path, remote: Remote) -> str:

@@ -116,7 +116,7 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
                 f"{seconds:.0f} s" if seconds else NOT_RUN,
             ]
         )
-    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "time"], rows)
+    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "all its runs took"], rows)
 
 
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:

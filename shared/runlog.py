@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tyro
@@ -53,7 +53,9 @@ console = Console(markup=False, highlight=False)
 
 @dataclass
 class Args:
-    """The flags that every program has."""
+    """The flags that every program has; `aside` names those of a program that change no number, only where or how fast it runs."""
+
+    aside: ClassVar[tuple[str, ...]] = ()
 
     device: DeviceName = "auto"
     """Where to compute. `auto` takes the best one the machine has, and says why."""
@@ -142,7 +144,8 @@ class Run:
 
     def _folder(self) -> Path:
         """results/ is for the published run, that is, for the defaults; other settings go elsewhere unless --out says where."""
-        defaults, aside = asdict(type(self.args)()), {*asdict(Args()), "only"}  # `only` picks among the experiments, changes none
+        defaults = asdict(type(self.args)())
+        aside = {*asdict(Args()), "only", *self.args.aside}  # `only` picks among the experiments, changes none
         changed = [key for key, value in asdict(self.args).items() if key not in aside and value != defaults[key]]
         if self.args.out:
             base = self.args.out

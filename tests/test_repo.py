@@ -129,7 +129,7 @@ def test_recorded_report_is_complete(path):
     assert report["experiment"] == path.parent.name and report["sprint"] == path.parents[2].name
     program = import_module(report["command"].split()[2])
     published = json.loads(json.dumps(runlog._plain(asdict(program.Args()))))
-    aside = {*asdict(runlog.Args()), "only"}  # device and the like; `only` picks experiments and changes none
+    aside = {*asdict(runlog.Args()), "only", *program.Args.aside}  # device and the like; `only` picks experiments and changes none
     assert {k: v for k, v in report["args"].items() if k not in aside} == {k: v for k, v in published.items() if k not in aside}
 
 

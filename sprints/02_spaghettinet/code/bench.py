@@ -51,16 +51,13 @@ Times = dict[str, np.ndarray]  # layer -> seconds of each round
 
 def race(timed: contenders.Timed, repeats: int, device: str, training: bool = True) -> Times:
     """Seconds of one call of each, for every round; the order turns from round to round. Gradients are on where it is training."""
+    seconds = {name: np.empty(repeats) for name in timed}
+    names = list(timed)
     with torch.set_grad_enabled(training):  # once for all calls, as programs do: it takes a microsecond
-        return _rounds(timed, repeats, device)
-
-
-def _rounds(timed: contenders.Timed, repeats: int, device: str) -> Times:
-    calls = {name: calls_per_sample(call, device) for name, call in timed.items()}
-    names, seconds = list(timed), {name: np.empty(repeats) for name in timed}
-    for turn in range(repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name][turn] = sample(timed[name], calls[name], device)
+        calls = {name: calls_per_sample(call, device) for name, call in timed.items()}
+        for turn in range(repeats):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                seconds[name][turn] = sample(timed[name], calls[name], device)
     return seconds
 
 

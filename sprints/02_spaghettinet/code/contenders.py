@@ -140,7 +140,7 @@ def forward(case: Case, device: str, only: tuple[str, ...] = ()) -> Timed:
         for name, packed in ((PACKED, bundle.pack()), (HALF, bundle.pack(torch.bfloat16))):
             timed[name] = lambda packed=packed: packed(x)
         if not only:
-            timed[SCIPY] = scipy_csr(layers(case, device)[CSR], x)
+            timed[SCIPY] = scipy_csr(made[CSR], x)
     return timed
 
 

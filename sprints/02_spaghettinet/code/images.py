@@ -40,8 +40,12 @@ def files(name: str) -> list[str]:
 
 def at_hand(name: str) -> bool:
     """Whether the files of a set are on this machine, so that nothing would be downloaded."""
-    folders = os.environ.get("SPRINTS_DATA"), os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab"
-    return all(any((Path(folder).expanduser() / file).is_file() for folder in folders if folder) for file in files(name))
+    offline = os.environ.get("SPRINTS_DATA")
+
+    def here(file: str) -> bool:
+        return bool(offline and (Path(offline).expanduser() / file).is_file()) or (data.cache_folder() / file).is_file()
+
+    return all(map(here, files(name)))
 
 
 @functools.cache

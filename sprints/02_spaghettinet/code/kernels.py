@@ -39,10 +39,6 @@ class BuildError(RuntimeError):
     """The kernels cannot be built or loaded here; the message says why, in one line."""
 
 
-class NoHomeError(OSError):
-    """There is no home folder to keep the library in."""
-
-
 class Kernels:
     """The functions of the built library for one instruction set, by default the best of this processor.
 
@@ -85,8 +81,8 @@ def library() -> ctypes.CDLL:
     text = repr((identity(compiler), FLAGS, OPENMP, platform.system(), platform.machine())).encode()
     name = f"noodles-{data.digest(b''.join(source.read_bytes() for source in SOURCES) + text)[:16]}.so"
     try:
-        return _cached(compiler, cache_folder() / name)
-    except NoHomeError as error:
+        return _cached(compiler, data.cache_folder() / "kernels" / name)
+    except data.DataError as error:
         warnings.warn(f"the C kernels are built anew by every process: {error}", RuntimeWarning, stacklevel=3)
     except OSError:  # a folder that cannot be read or written
         pass
@@ -107,14 +103,6 @@ def _cached(compiler: str, path: Path) -> ctypes.CDLL:
     path.parent.mkdir(parents=True, exist_ok=True)
     build(compiler, path)
     return _load(path)
-
-
-def cache_folder() -> Path:
-    """$SPRINTS_CACHE or ~/.cache/sprintlab, and in it the folder of built kernels. Raises NoHomeError."""
-    try:
-        return Path(os.environ.get("SPRINTS_CACHE") or "~/.cache/sprintlab").expanduser() / "kernels"
-    except RuntimeError:
-        raise NoHomeError("this user has no home folder: set SPRINTS_CACHE to a folder") from None
 
 
 def is_safe(path: Path) -> bool:

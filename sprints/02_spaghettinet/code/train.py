@@ -1,6 +1,6 @@
 """Train the nets of the comparison: ten arms with equal non-zeros, tuned on validation rows, several seeds each.
 
-$ make spaghetti-train                           the digits, a minute; MNIST and Fashion-MNIST where their files are, an hour each
+$ make spaghetti-train                           the digits, two minutes; MNIST and Fashion-MNIST where their files are, 45 each
 $ make spaghetti-train ARGS="--only mnist"       one set, downloaded where it is not there
 $ make spaghetti-train ARGS=--smoke              toy size, seconds
 
