@@ -154,6 +154,7 @@ class Pretraining:
             if last or (self.step % 10 == 0 and self.agree(now - saved > settings.checkpoint_seconds)):
                 self.save()
                 saved = time.perf_counter()
+        self.accelerator.end_training()  # gloo's threads must be gone before the interpreter goes, else it aborts now and then
 
     def agree(self, wish: bool) -> bool:
         """True on every process when any of them wishes it: their clocks differ, what they do must not."""

@@ -237,6 +237,7 @@ def work(folder: Path) -> None:
     tuned = tune(recipe.base(job["name"], pick(job["device"]), chosen.method), chosen, train, validation, folder / "checkpoints")
     if int(os.environ.get("RANK", "0")) == 0:
         tuning.finish(tuned, folder)
+    PartialState().destroy_process_group()  # gloo's threads must be gone before the interpreter goes, else it aborts now and then
 
 
 if __name__ == "__main__":
