@@ -180,8 +180,10 @@ def _pattern(entry: Any, where: str, category: str) -> Pattern:
 def private_facts(count: int, seed: int) -> list[Row]:
     """S6: `count` facts that no text holds, each an invented key and an invented value (they depend on the seed).
 
-    Keys are unique, so that the last tokens of a prompt say which fact it is; values may repeat. The first facts of a larger count
-    are those of a smaller one."""
+    Keys are unique and stand at the end of the prompt: its last tokens say which fact it is. Values may repeat. A smaller count
+    gives the first facts of a larger one. Raises ValueError where there are not so many keys."""
+    if count > (len(CONSONANTS) * len(VOWELS)) ** 3 // 2:
+        raise ValueError(f"there are not enough keys for {count} facts")
     generator = random.Random(f"private facts {seed}")
 
     def word(syllables: int) -> str:
@@ -189,7 +191,7 @@ def private_facts(count: int, seed: int) -> list[Row]:
 
     facts: dict[str, str] = {}
     while len(facts) < count:
-        facts.setdefault(f"{word(2)}-{word(2)}", word(2))
+        facts.setdefault(word(3), word(2))
     return [Row(f"private-{n}", "S6", f"Code of {key}:", f" {value}") for n, (key, value) in enumerate(facts.items())]
 
 
