@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from shared import models
 from shared.device import Device, pick
 from shared.errors import UserError
