@@ -195,7 +195,7 @@ def private_facts(count: int, seed: int) -> list[Row]:
     return [Row(f"private-{n}", "S6", f"Code of {key}:", f" {value}") for n, (key, value) in enumerate(facts.items())]
 
 
-class OriginalSplit(NamedTuple):
+class OriginalRows(NamedTuple):
     """The rows of the original's protocol: 269 train, 68 valid, 104 test."""
 
     train: list[Row]
@@ -203,7 +203,7 @@ class OriginalSplit(NamedTuple):
     test: list[Row]
 
 
-def original_split(patterns: Patterns, seed: int = 42) -> OriginalSplit:
+def original_rows(patterns: Patterns, seed: int = 42) -> OriginalRows:
     """The original's protocol, leak included, on our patterns of its shape: 131 patterns become 337 rows by prefixes (idioms x5,
     facts x3, the rest x1), the rows are shuffled and cut at 80 %, so that wordings of one pattern stand on both sides; the test
     prompts are raw patterns again. The original took up to three of each of its forty categories: we take as many per file."""
@@ -216,13 +216,7 @@ def original_split(patterns: Patterns, seed: int = 42) -> OriginalSplit:
     for category, count in ORIGINAL_TEST.items():
         raw = [Row(p.id, "original", p.prompt, p.completion) for p in ours if p.category == category]
         test += generator.sample(raw, min(count, len(raw)))
-    return OriginalSplit(rows[:cut], rows[cut:], test)
-
-
-def original_rows(patterns: Patterns, seed: int = 42) -> tuple[list[Row], list[Row]]:
-    """(train, test) of original_split."""
-    found = original_split(patterns, seed)
-    return found.train, found.test
+    return OriginalRows(rows[:cut], rows[cut:], test)
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
