@@ -1,0 +1,120 @@
+"""Jobs in parallel processes that are done once: a result is kept under a key of everything that decides it.
+
+results = run_jobs([Job("lora seed 0", trial.measure, {"method": "lora", "seed": 0})], folder, processes=2)
+
+A job is a function at the top of a module of this sprint with JSON arguments and a JSON result. Its key holds the arguments,
+the code of that module and of all of the sprint it imports (comments and layout do not count), the data, the base model
+and the version of torch. What was stopped goes on with the same command.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from shared import data, models
+from shared.report import write_atomically
+from shared.runlog import console
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """`function` stands at the top of a module beside this one; `arguments` and what it returns are JSON."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Equal for equal arguments, code, data, base model and torch."""
+        module = self.function.__module__.rpartition(".")[2]
+        code = {name: _code(name) for name in sorted(modules(module))}
+        known = [self.function.__name__, dict(self.arguments), code, _material()]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, processes: int = 2, label: str = "jobs") -> dict[str, Any]:
+    """name -> result of every job; those in `folder` are taken from there, the others run, one thread per process.
+
+    `processes` below 2 stays in this process. Raises what a job raised; what was done until then is kept.
+    """
+    if len({job.name for job in jobs}) < len(jobs):
+        raise ValueError("two jobs have one name")
+    files = {job.name: folder / f"{job.key}.json" for job in jobs}
+    waiting = [job for job in jobs if not files[job.name].is_file()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for job, result in _results(waiting, processes, label):
+        write_atomically(files[job.name], json.dumps({"name": job.name, "result": result}, allow_nan=False).encode())
+    return {name: json.loads(file.read_text(encoding="utf-8"))["result"] for name, file in files.items()}
+
+
+def _results(jobs: Sequence[Job], processes: int, label: str) -> Iterable[tuple[Job, Any]]:
+    """(job, result) as soon as each is done."""
+    bar = {"total": len(jobs), "console": console, "disable": not console.is_terminal or not jobs, "transient": True}
+    if processes < 2 or len(jobs) < 2:
+        yield from track(((job, _call(job)) for job in jobs), label, **bar)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come: torch reads it before _call can say so
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        futures = {pool.submit(_call, job): job for job in jobs}
+        try:
+            for future in track(as_completed(futures), label, **bar):
+                yield futures[future], future.result()
+        except BaseException:  # Ctrl-C too: what has not begun never does
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _call(job: Job) -> Any:
+    import torch
+
+    torch.set_num_threads(1)  # the sums of a matrix product depend on it
+    return job.function(**job.arguments)
+
+
+@cache
+def modules(name: str) -> frozenset[str]:
+    """A module of this folder and every one that it imports, directly or not."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        found.add(one := waiting.pop())
+        waiting |= _siblings(one) - found
+    return frozenset(found)
+
+
+def _siblings(name: str) -> set[str]:
+    nodes = [node for node in ast.walk(_tree(name)) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return {node.module for node in nodes if node.module} | {
+        alias.name for node in nodes if not node.module for alias in node.names
+    }
+
+
+def _tree(name: str) -> ast.Module:
+    return ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+
+
+@cache
+def _code(name: str) -> str:
+    return hashlib.sha256(ast.dump(_tree(name)).encode()).hexdigest()
+
+
+@cache
+def _material() -> list[str]:
+    """What decides a result and is no argument and no code."""
+    files = sorted(path for path in (HERE.parent / "data").iterdir() if path.suffix in (".yaml", ".txt"))
+    weights = sorted(models.POCKET.glob("*.safetensors"))
+    return [*(data.digest(path) for path in [*files, *weights]), importlib.metadata.version("torch")]
