@@ -104,7 +104,8 @@ class Run:
         seeds: Sequence[int] = (),
     ):
         """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
-        self.args, self.sprint, self.experiment = args, Path(program).resolve().parents[1], experiment
+        self.args, self.experiment = args, experiment
+        self.sprint = next(folder for folder in Path(program).resolve().parents if (folder / "sprint.toml").is_file())
         self.device = pick(args.device, load(self.sprint).devices)
         self.folder = self._folder()
         self._figures: dict[str, bytes] = {}
