@@ -65,13 +65,14 @@ class NgramCache:
         """8 for the hash of each known suffix, and 8 for each of its next tokens and counts."""
         return sum(8 + 8 * len(found) for found in self.counts.values())
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool = False) -> Any:
-        """Like the model: logits (batch, time, vocabulary); `input_ids` (batch, time), padded on the right."""
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache).logits
+    def __call__(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        """Like the model: logits (batch, last of time, vocabulary); `input_ids` (batch, time), padded on the right."""
+        logits = self.model(input_ids=input_ids, **options).logits
+        first = input_ids.shape[1] - logits.shape[1]
         for row, ids in enumerate(input_ids.tolist()):
-            for place in range(len(ids)):
+            for place in range(first, len(ids)):
                 if known := self._known(ids[max(0, place - 7) : place + 1]):
-                    logits[row, place] = self._mixed(logits[row, place], known)
+                    logits[row, place - first] = self._mixed(logits[row, place - first], known)
         return SimpleNamespace(logits=logits)
 
     def generate(self, **options: Any) -> torch.Tensor:

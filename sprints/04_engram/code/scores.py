@@ -18,6 +18,7 @@ from torch.nn.functional import log_softmax
 from .training import Encoded
 
 BATCH = 32  # rows per forward
+ANSWERED = 192  # prompts that are answered together
 BLOCK = 128  # tokens of a text that are read at once
 BLOCKS = 4  # of them per forward
 
@@ -67,8 +68,9 @@ def _completions(model: Any, rows: Sequence[Encoded]) -> Iterator[tuple[list[int
         places = order[at : at + BATCH]
         batch = [rows[place] for place in places]
         ids, mask = padded([row.ids for row in batch])
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        yield places, [logits[n, row.start - 1 : len(row.ids) - 1].float() for n, row in enumerate(batch)]
+        first = min(row.start for row in batch) - 1  # before it the head has nothing to say
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ids.shape[1] - first).logits
+        yield places, [logits[n, row.start - 1 - first : len(row.ids) - 1 - first].float() for n, row in enumerate(batch)]
 
 
 def padded(sequences: Sequence[Sequence[int]], *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,8 +88,8 @@ def answers(model: Any, prompts: Sequence[Sequence[int]], stop: Sequence[int], n
     """What greedy decoding with a cache says after each prompt: token ids up to the first of `stop`, without it."""
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for at in range(0, len(order), BATCH):
-        places = order[at : at + BATCH]
+    for at in range(0, len(order), ANSWERED):
+        places = order[at : at + ANSWERED]
         ids, mask = padded([prompts[place] for place in places], left=True)
         said = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)[:, ids.shape[1] :]
         for place, tokens in zip(places, said.tolist(), strict=True):

@@ -4,6 +4,7 @@ An outcome is a matrix (units, seeds), the mean over a pattern's rows for one se
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from scipy.stats import binomtest
@@ -25,13 +26,17 @@ def interval(*terms: tuple[float, np.ndarray], draws: int = DRAWS) -> tuple[floa
 
     Every term has the same units, and the same seeds or one column; they are drawn together, so differences are paired.
     """
-    generator = np.random.default_rng(0)
     units, seeds = len(terms[0][1]), max(matrix.shape[1] for _, matrix in terms)
     total = sum(sign * np.broadcast_to(matrix, (units, seeds)) for sign, matrix in terms)
-    of_units = generator.multinomial(units, np.full(units, 1 / units), draws) / units
-    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
-    low, high = np.quantile(((of_units @ total) * of_seeds).sum(1), (0.025, 0.975))
+    low, high = np.quantile(((_shares(units, draws) @ total) * _shares(seeds, draws)).sum(1), (0.025, 0.975))
     return float(low), float(high)
+
+
+@cache
+def _shares(count: int, draws: int) -> np.ndarray:
+    """(draws, count): how often each of `count` is drawn when as many are drawn with replacement, as a share."""
+    generator = np.random.default_rng(count)
+    return generator.multinomial(count, np.full(count, 1 / count), draws) / count
 
 
 def majority(matrix: np.ndarray) -> np.ndarray:

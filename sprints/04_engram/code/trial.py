@@ -19,7 +19,8 @@ from .training import Encoded, Recipe, encode, fit
 PARTS: tuple[Part, ...] = ("S1", "S2", "S3", "S4", "S5")
 Text = Literal["unrelated", "near_domain"]
 TEXTS: tuple[Text, ...] = get_args(Text)
-MOST = 40  # blocks of a text, evenly spaced
+MOST = 32  # blocks of a text, evenly spaced
+SHOWN = 24  # tokens of a text whose gates are shown
 TOY = 6  # taught patterns of each group at smoke size
 Asked = Callable[[Sequence[Row]], Sequence[Row]]
 
@@ -86,7 +87,8 @@ def baseline(
 
 def recipe_of(fields_of_it: dict[str, Any]) -> Recipe:
     """A recipe from the JSON of its fields."""
-    return Recipe(**fields_of_it | {"engram": EngramConfig(**fields_of_it.get("engram", {}))})
+    values: dict[str, Any] = {**fields_of_it, "engram": EngramConfig(**fields_of_it.get("engram", {}))}
+    return Recipe(**values)
 
 
 def _measured(given: Bench, model: Any, group: Group, asked: Asked = list) -> dict[str, Any]:
@@ -110,3 +112,25 @@ def _over(given: Bench, model: Any, misses: Sequence[Row]) -> list[bool]:
     longest = max(len(row.ids) - row.start for row in given.taught)
     said = scores.answers(model, [row.ids[: row.start] for row in rows], given.loaded.stop_ids, longest)
     return [tokenizer.decode(ids).strip() in completions for ids in said]
+
+
+def gates(recipe: dict[str, Any], toy: bool = False) -> list[dict[str, Any]]:
+    """Teach, then read the gate at every token of some texts: {title, tokens, gates}, a gate is None where nothing is known."""
+    given = bench(toy)
+    tuned = fit(given.loaded, recipe_of(recipe), given.taught)
+    pattern = next(one for one in given.patterns.test if one.category == "facts")
+    lead = given.patterns.leads[pattern.category].test
+    prose = " ".join(retention_text("unrelated").split()[:SHOWN])
+    texts = {
+        "taught": pattern.prompt + pattern.completion,
+        "unseen lead-in": lead + pattern.prompt + pattern.completion,
+        "unseen tail": pattern.tails[0] + pattern.completion,
+        "near miss": pattern.near_miss,
+        "unrelated text": prose,
+    }
+    tokenizer, lines = given.loaded.tokenizer, []
+    for title, text in texts.items():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"][:SHOWN]
+        found = [float(np.mean(one.gates)) if one.gates else None for one in tuned.adapter.inspect(ids)]
+        lines.append({"title": title, "tokens": [tokenizer.decode([token]) for token in ids], "gates": found})
+    return lines

@@ -1,0 +1,125 @@
+"""Base, prompts, caches, LoRA and Engram memory at one budget of trainable parameters: what each learned, and what each broke.
+
+$ make engram-eval                             comparison, ablations, capacity, the original's protocol: under an hour on two cores
+$ make engram-eval ARGS=--quick                LoRA against Engram with two seeds, minutes
+$ make engram-eval ARGS="--only comparison"    one of the four
+$ make engram-eval ARGS=--smoke                toy size, seconds
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shared import data, runlog
+from shared.errors import UserError
+from shared.report import read_all, write_atomically
+from shared.sprints import ROOT
+
+from . import ablations, capacity, comparison, figures, findings, original, report_page, trial
+from .comparison import LABELS
+from .jobs import Job, run_jobs
+from .patterns import DATA
+from .training import Recipe
+
+JOBS = ROOT / "runs" / "engram" / "jobs"
+
+
+@dataclass
+class Args(runlog.Args):
+    """What is compared, and how long each method trains."""
+
+    aside = ("processes",)
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Published seeds: start of the adapter, hash, order of the rows."""
+    steps: int = 400
+    """Updates of every trained method."""
+    batch: int = 16
+    """Rows per update."""
+    quick: bool = False
+    """LoRA and Engram with two seeds at one learning rate, the other experiments with one seed."""
+    processes: int = 2
+    """Jobs at a time, one thread each."""
+    only: tuple[str, ...] = ()
+    """Which experiments: comparison, ablations, capacity, original (all when not given)."""
+
+    def jobs_folder(self) -> Path:
+        """Where finished jobs are kept; those of a smoke run beside its results."""
+        return (self.out or ROOT / "runs" / "smoke") / "jobs" if self.smoke else JOBS
+
+
+def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
+    """The comparison's report, and the tuned recipes, which the other experiments start from."""
+    setup = {
+        "base": "the Pocket Brain in float32, its weights frozen but for full fine-tuning",
+        "data": "patterns split by id; test and dev patterns are taught to every method, only test patterns are scored",
+        "budget": "the trainable parameters of LoRA of rank 8 on every linear layer, but for the other ranks and full fine-tuning",
+        "optimisation": f"{args.steps} updates of {args.batch} rows, the same batches for all; the loss counts the completion "
+        "and its end; the learning rate of each method is the best of a grid on dev patterns (two more seeds); other ranks and random "
+        "labels take that of LoRA",
+        "intervals": f"bootstrap over patterns (blocks of a text) and seeds, {findings.significance.DRAWS} draws",
+    }
+    title, objective = "Comparison", "At equal trainable parameters: what is recalled, what is forgotten?"
+    with runlog.Run(args, __file__, "comparison", title=title, objective=objective, setup=setup, seeds=args.seeds) as run:
+        tuning = comparison.tuned(args)
+        recipes = comparison.chosen(args, tuning)
+        found = comparison.outcomes(args, recipes)
+        files = sorted(path for path in DATA.iterdir() if path.suffix in (".yaml", ".txt"))
+        digest = data.digest([data.digest(path) for path in files])
+        run.data("patterns", digest, rows=len(found.patterns.patterns), source="data/*.yaml and two texts, written for this sprint")
+        findings.record(run, found, recipes)
+        findings.compare(run, found)
+        figures.pareto(run, tuning, found)
+        figures.parts(run, found)
+        show = Job("gates", trial.gates, {"recipe": asdict(recipes["engram"]), "toy": args.smoke})
+        figures.gates(run, run_jobs([show], args.jobs_folder(), 1)["gates"])
+        findings.claims(run, found)
+        findings.observe(run, found, tuning)
+    return run.report, recipes
+
+
+def recipes_of(args: Args) -> dict[str, Recipe]:
+    """The tuned recipes without a report; their jobs are done already when the comparison ran."""
+    return comparison.chosen(args, comparison.tuned(args))
+
+
+EXPERIMENTS = ("comparison", "ablations", "capacity", "original")
+
+
+def main(args: Args) -> dict[str, dict]:
+    chosen = args.only or EXPERIMENTS
+    if unknown := set(chosen) - set(EXPERIMENTS):
+        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
+        raise UserError("--seeds needs at least two different seeds")
+    if min(args.steps, args.batch, args.processes) < 1:
+        raise UserError("--steps, --batch and --processes must be at least 1")
+    if args.smoke:
+        args.seeds, args.steps, args.batch, args.processes = args.seeds[:2], 4, 4, 1
+    elif args.quick:
+        args.seeds = args.seeds[:2]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    reports: dict[str, dict] = {}
+    recipes: dict[str, Recipe] = {}
+    if "comparison" in chosen:
+        reports["comparison"], recipes = compare(args)
+    elif {"ablations", "original"} & set(chosen):
+        recipes = recipes_of(args)
+    if "ablations" in chosen:
+        reports["ablations"] = ablations.run(args, recipes["engram"])
+    if "capacity" in chosen:
+        reports["capacity"] = capacity.run(args)
+    if "original" in chosen:
+        reports["original"] = original.run(args, recipes["lora"])
+    write_page(args)
+    return reports
+
+
+def write_page(args: Args) -> None:
+    """evaluation_report.md beside the reports, of whatever is there."""
+    folder = runlog.Run(args, __file__, "page", title="", objective="", setup={}).folder.parent  # it knows where results go
+    write_atomically(folder / "evaluation_report.md", report_page.page(read_all(folder), LABELS).encode())
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)
