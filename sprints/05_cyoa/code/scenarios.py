@@ -22,6 +22,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "scenarios"
 FLAT = ("prompt", "response", "choice_a", "choice_b", "genre")  # the columns of the original's table
 Rating = Literal["all", "teen"]
 Ending = Literal["triumph", "bittersweet", "loss", "secret"]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where the library was built with libyaml
 HELD_OUT = 0.125  # share of the families in test, and in validation
 
 
@@ -95,7 +96,7 @@ def load(folder: Path = DATA) -> list[Scenario]:
 def read(path: Path) -> Scenario:
     """One scenario. Raises ScenarioError with every problem of the file."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
