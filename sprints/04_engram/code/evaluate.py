@@ -55,8 +55,8 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
         "data": "patterns split by id; test and dev patterns are taught to every method, only test patterns are scored",
         "budget": "the trainable parameters of LoRA of rank 8 on every linear layer, but for the other ranks and full fine-tuning",
         "optimisation": f"{args.steps} updates of {args.batch} rows, the same batches for all; the loss counts the completion "
-        "and its end; the learning rate of each method is the best of a grid on dev patterns (two more seeds); other ranks and random "
-        "labels take that of LoRA",
+        "and its end; the learning rate of each method is the best of a grid on dev patterns (two more seeds); other ranks and "
+        "random labels take that of LoRA",
         "intervals": f"bootstrap over patterns (blocks of a text) and seeds, {findings.significance.DRAWS} draws",
     }
     title, objective = "Comparison", "At equal trainable parameters: what is recalled, what is forgotten?"
@@ -65,7 +65,7 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
         recipes = comparison.chosen(args, tuning)
         found = comparison.outcomes(args, recipes)
         files = sorted(path for path in DATA.iterdir() if path.suffix in (".yaml", ".txt"))
-        digest = data.digest([data.digest(path) for path in files])
+        digest = data.digest(files)
         run.data("patterns", digest, rows=len(found.patterns.patterns), source="data/*.yaml and two texts, written for this sprint")
         findings.record(run, found, recipes)
         findings.compare(run, found)

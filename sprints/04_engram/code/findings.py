@@ -229,6 +229,6 @@ def observe(run: runlog.Run, found: Outcomes, tuning: Mapping[str, Tuning]) -> N
     run.conclude(
         f"Exact match on taught patterns (S1 and S2): guarded Engram {100 * mean['recall_engram']:.1f} %, LoRA "
         f"{100 * mean['recall_lora']:.1f} % at the same {mean['trainable_lora']:,.0f} trainable parameters; perplexity of "
-        f"unrelated text against the base: x{mean['perplexity_ratio_engram']:.2f} and x{mean['perplexity_ratio_lora']:.2f}; on unseen "
-        f"wordings {100 * mean['s3_engram']:.1f} % and {100 * mean['s3_lora']:.1f} %."
+        f"unrelated text against the base: x{mean['perplexity_ratio_engram']:.2f} and x{mean['perplexity_ratio_lora']:.2f}; on "
+        f"unseen wordings {100 * mean['s3_engram']:.1f} % and {100 * mean['s3_lora']:.1f} %."
     )

@@ -11,7 +11,9 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -80,7 +82,11 @@ def _results(jobs: Sequence[Job], processes: int, label: str) -> Iterable[tuple[
 
 def _call(job: Job) -> Any:
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # what the libraries say would tear the bar of the jobs
+    warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # the sums of a matrix product depend on it
     return job.function(**job.arguments)
 

@@ -24,8 +24,8 @@ KEPT = {
     "equal_near_domain": "bit-equal, near-domain",
 }
 COST = {"trainable": "trained", "stored_bytes": "stored", "fit_seconds": "training", "rate": "learning rate"}
-LEGEND = """S1 are the trained prompts, S2 the same under a lead-in that never trains, S3 rewordings of the tail, S4 patterns that were
-never taught, S5 near misses: there the number is the share that was answered with a taught completion, so lower is better.
+LEGEND = """S1 are the trained prompts, S2 the same under a lead-in that never trains, S3 rewordings of the tail, S4 patterns that
+were never taught, S5 near misses: there the number is the share that was answered with a taught completion, so lower is better.
 Perplexities are ratios to the base's. Brackets hold 95 % intervals, over patterns (or blocks of a text) and seeds.
 """
 
