@@ -233,8 +233,8 @@ def claims(run: runlog.Run) -> None:
 
 
 def figures(run: runlog.Run, plt: Any, scenarios: Sequence[Scenario], parts: Split) -> None:
-    shows = "the scenes of each genre, in the colour of the split that their families are in"
-    matters = "a genre whose scenes are all held out is new to the model"
+    shows = "the ways through the scenarios of each genre, in the colour of the split that their families are in"
+    matters = "a genre that is held out whole is new to the model"
     run.figure(data_figures.genre_figure(plt, parts), "genres", shows=shows, matters=matters)
     shown = data_figures.most_branching(scenarios)
     shows = f"the scenario {shown.title!r}: a box per scene, an arrow per choice, endings in colour"
