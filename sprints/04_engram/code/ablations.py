@@ -1,0 +1,147 @@
+"""What each part of the guarded memory is worth: one change at a time, the same budget, rows, steps and rate.
+
+Called by evaluate.py. Half of the steps of the comparison: what is learned to the end shows no difference.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from shared import runlog
+
+from . import figures_bench, regimes, significance
+from .jobs import Job, run_jobs
+from .training import Recipe
+
+SEEDS = 3
+MEASURES = {
+    "recall": "exact match, S1 and S2",
+    "perplexity": "perplexity of unrelated text / base",
+    "equal": "positions with bit-equal logits",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """key: of its metrics. says: what differs from the default. changes: of the EngramConfig."""
+
+    key: str
+    says: str
+    changes: Mapping[str, Any]
+
+
+VARIANTS = (
+    Variant("default", "as it is: orders 2, 3, 5, 8, 4 heads, layer 1", {}),
+    Variant("no_guard", "no guard", {"guard": False}),
+    Variant("orders_2", "order 2 alone", {"orders": (2,)}),
+    Variant("orders_2_3", "orders 2, 3", {"orders": (2, 3)}),
+    Variant("orders_8", "order 8 alone", {"orders": (8,)}),
+    Variant("heads_1", "1 head", {"heads": 1}),
+    Variant("heads_8", "8 heads", {"heads": 8}),
+    Variant("zero_value", "random table, values from zero", {"init": "zero_value"}),
+    Variant("sigmoid", "the paper's gate", {"gate": "sigmoid"}),
+    Variant("no_gate", "no gate", {"gate": "off"}),
+    Variant("convolution", "with the convolution", {"convolution": True}),
+    Variant("layer_0", "layer 0", {"layers": (0,)}),
+    Variant("layer_3", "layer 3", {"layers": (3,)}),
+    Variant("layer_5", "layer 5, the last", {"layers": (5,)}),
+    Variant("layers_1_3", "layers 1 and 3", {"layers": (1, 3)}),
+    Variant("no_compression", "no compression of the vocabulary", {"compress": False}),
+)
+SMOKE = ("default", "no_guard", "convolution")
+QUICK = ("default", "no_guard", "orders_2_3", "layer_3")
+
+
+def jobs(args: Any, recipe: Recipe, variant: Variant) -> list[Job]:
+    """One per seed. The budget stays: fewer heads or orders have more rows."""
+    found = []
+    for seed in args.seeds[: 1 if args.quick or args.smoke else SEEDS]:
+        engram = replace(recipe.engram, **variant.changes)
+        changed = replace(recipe, steps=max(1, recipe.steps // 2), engram=engram, seed=seed)
+        found.append(Job(f"{variant.key} {seed}", regimes.variant, {"recipe": asdict(changed), "toy": args.smoke}))
+    return found
+
+
+def run(args: Any, recipe: Recipe) -> dict:
+    """Every variant of the comparison's guarded `recipe`, recorded as experiment `ablations`; returns the report."""
+    keys = SMOKE if args.smoke else QUICK if args.quick else [variant.key for variant in VARIANTS]
+    variants = [variant for variant in VARIANTS if variant.key in keys]
+    setup = {
+        "variants": "one change each to the guarded memory; trainable parameters, rows and batches stay the same",
+        "training": f"{max(1, recipe.steps // 2)} updates of {recipe.batch} rows, half of the comparison's, at its rate for "
+        f"the default ({recipe.rate:g}); variants are not tuned on their own",
+        "measured": "test patterns under trained and unseen lead-ins (S1, S2), which chose no rate; the unrelated text",
+    }
+    title, objective = "Ablations", "Which parts of the memory matter?"
+    seeds = args.seeds[: 1 if args.quick or args.smoke else SEEDS]
+    with runlog.Run(args, __file__, "ablations", title=title, objective=objective, setup=setup, seeds=seeds) as recorded:
+        wanted = {variant.key: jobs(args, recipe, variant) for variant in variants}
+        done = run_jobs([one for group in wanted.values() for one in group], args.jobs_folder(), args.processes, "ablations")
+        found = {key: [done[one.name] for one in group] for key, group in wanted.items()}
+        for variant in variants:
+            record(recorded, variant, found[variant.key])
+        for variant in variants[1:]:
+            compare(recorded, variant, found)
+        tell(recorded, variants)
+    return recorded.report
+
+
+def recall(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(patterns, seeds) share of the rows that are right."""
+    exact = np.array([one["exact"] for one in results], dtype=float).T
+    return significance.per_unit(results[0]["patterns"], exact)
+
+
+def record(run: runlog.Run, variant: Variant, results: Sequence[Mapping[str, Any]]) -> None:
+    """Recall, perplexity and bit-equal share; intervals over patterns (blocks of text) and seeds."""
+    logs, equal = (np.array([one[name] for one in results]).T for name in ("log_ratio", "equal"))
+    bounds = significance.interval((1, logs))
+    values: dict[str, tuple[np.ndarray, tuple[float, float], str, bool]] = {
+        "recall": (recall(results).mean(0), significance.interval((1, recall(results))), "fraction", True),
+        "perplexity": (np.exp(logs.mean(0)), (float(np.exp(bounds[0])), float(np.exp(bounds[1]))), "x", False),
+        "equal": (equal.mean(0), significance.interval((1, equal)), "fraction", True),
+    }
+    for name, (numbers, (low, high), unit, better) in values.items():
+        mean = float(numbers.mean())
+        run.metric(
+            f"ablation_{name}_{variant.key}",
+            numbers,
+            unit=unit,
+            higher_is_better=better,
+            meaning=f"{MEASURES[name]}: {variant.says}",
+            interval=(min(low, mean), max(high, mean)),
+        )
+
+
+def compare(run: runlog.Run, variant: Variant, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Difference in recall to the default, paired by pattern and seed; p is McNemar's on the majority of the seeds."""
+    a, b = recall(found[variant.key]), recall(found["default"])
+    low, high = significance.interval((1, a), (-1, b))
+    difference = float(a.mean() - b.mean())
+    p = significance.mcnemar(significance.majority(a), significance.majority(b))
+    run.report["comparisons"].append(
+        {"key": "exact match on S1 and S2 (McNemar on majority outcomes)", "a": variant.says, "b": "default", "unit": "fraction"}
+        | {"difference": difference, "ci95": (min(low, difference), max(high, difference)), "p": p, "n": len(a)}
+    )
+
+
+def tell(run: runlog.Run, variants: Sequence[Variant]) -> None:
+    metrics = run.report["metrics"]
+    rows = [(one.says, {name: metrics[f"ablation_{name}_{one.key}"] for name in MEASURES}) for one in variants]
+    with runlog.style() as plt:
+        figure = figures_bench.ablations(plt, rows, MEASURES)
+        shows = "Recall, perplexity of unrelated text and bit-equal positions of each variant, with intervals; orange: the default."
+        run.figure(figure, "ablations", shows=shows, matters="One change each at the same budget; the rate is the default's.")
+    apart = [one for one in run.report["comparisons"] if one["ci95"][0] * one["ci95"][1] > 0]
+    apart.sort(key=lambda one: one["difference"])
+    said = ", ".join(f"{one['a']} ({100 * one['difference']:+.1f} points)" for one in apart) or "none"
+    run.observe(f"Variants whose difference in recall to the default excludes zero: {said}.")
+    ratio = {one.key: metrics[f"ablation_perplexity_{one.key}"]["mean"] for one in variants}
+    worst = max(variants, key=lambda one: ratio[one.key])
+    run.observe(
+        f"The variant that disturbs unrelated text most: {worst.says} (x{ratio[worst.key]:.2f}, default x{ratio['default']:.2f})."
+    )
+    guard = f"without the guard the perplexity of unrelated text is x{ratio['no_guard']:.2f}, with it x{ratio['default']:.2f}"
+    run.conclude(f"{len(apart)} of {len(variants) - 1} changes move the recall beyond noise; {guard}.")
