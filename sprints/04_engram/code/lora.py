@@ -77,7 +77,7 @@ def load(model: Any, folder: Path) -> Any:
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise UserError(f"there is no LoRA adapter in {folder}: run `make engram-train`")
     try:
-        config = LoraConfig.from_pretrained(folder)
+        config = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(folder / WEIGHTS)
         assert isinstance(config, LoraConfig)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AssertionError) as error:

@@ -1,0 +1,69 @@
+"""A LoRA adapter of mlx-lm as one of PEFT: trained on a Mac, used with torch anywhere.
+
+$ python -m sprints.04_engram.code.convert MLX_FOLDER PEFT_FOLDER
+
+mlx-lm holds A as (in, rank) and B as (rank, out), PEFT their transposes; the scale in front of B A is alpha / rank in PEFT.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from shared.errors import UserError
+
+from .lora import CONFIG, WEIGHTS
+
+MLX_WEIGHTS, MLX_CONFIG = "adapters.safetensors", "adapter_config.json"
+
+
+def to_peft(source: Path, target: Path) -> None:
+    """Write the adapter in `source` to `target` in PEFT's format. Raises UserError for anything but a plain LoRA of mlx-lm."""
+    if missing := [name for name in (MLX_WEIGHTS, MLX_CONFIG) if not (source / name).is_file()]:
+        raise UserError(f"{source} is no adapter of mlx-lm, it has no {missing[0]}: train one with --backend mlx")
+    if target.exists() and not (target / CONFIG).is_file():
+        raise UserError(f"{target} holds something else than an adapter: choose another folder")
+    try:
+        about = json.loads((source / MLX_CONFIG).read_text(encoding="utf-8"))
+        shape = about["lora_parameters"]
+        kind, rank, scale, dropout = about["fine_tune_type"], int(shape["rank"]), float(shape["scale"]), float(shape["dropout"])
+        held = load_file(source / MLX_WEIGHTS)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the adapter in {source} is damaged ({str(error)[:100]}): train it again") from None
+    if kind != "lora" or any(not name.endswith((".lora_a", ".lora_b")) or tensor.ndim != 2 for name, tensor in held.items()):
+        raise UserError(f"the adapter in {source} is no plain LoRA (fine_tune_type {kind}): only that one converts")
+    tensors = {}
+    for name, tensor in held.items():
+        path, _, side = name.rpartition(".lora_")
+        tensors[f"base_model.model.{path}.lora_{side.upper()}.weight"] = np.ascontiguousarray(tensor.T)
+    names = sorted({name.removesuffix(".lora_a").rsplit(".", 1)[-1] for name in held if name.endswith(".lora_a")})
+    config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
+    config |= {"r": rank, "lora_alpha": scale * rank, "lora_dropout": dropout, "target_modules": names}
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        save_file(tensors, part / WEIGHTS, {"format": "pt"})
+        (part / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def main(source: tyro.conf.Positional[Path], target: tyro.conf.Positional[Path], /) -> None:
+    """Convert the mlx-lm adapter in SOURCE to PEFT's format in TARGET."""
+    try:
+        to_peft(source, target)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
