@@ -78,7 +78,7 @@ def plain(text: str) -> str:
     """
     text = "".join(c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
     text = unicodedata.normalize("NFC", text).translate(ASCII)
-    text = re.sub(r"<(?=[|/\w])", "< ", text)
+    text = re.sub(r"<(?=[|/]|[^\W\d])", "< ", text)
     text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
     return " ".join(text.split()).lstrip("> ")
 
@@ -197,7 +197,7 @@ def turns(path: Sequence[Step]) -> list[Turn]:
 
 def estimate(text: str) -> int:
     """Tokens of an English text where no tokenizer is at hand, rather too many than too few."""
-    return -(-len(text) // 3)
+    return -(-2 * len(text) // 5)
 
 
 def training_examples(
