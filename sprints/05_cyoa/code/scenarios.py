@@ -23,7 +23,7 @@ FLAT = ("prompt", "response", "choice_a", "choice_b", "genre")  # the columns of
 Rating = Literal["all", "teen"]
 Ending = Literal["triumph", "bittersweet", "loss", "secret"]
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where the library was built with libyaml
-HELD_OUT = 0.125  # share of the families in test, and in validation
+HELD_OUT = 0.1  # share of the families in test, and in validation
 
 
 @dataclass(frozen=True)

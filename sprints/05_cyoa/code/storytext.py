@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from .scenarios import Person, Scenario, Scene, Step, paths
 
@@ -206,6 +207,7 @@ def training_examples(
     """Each way to reach each scene once, as far as the budget lets a prompt see it. Every other example has the summary as its
     memory, so that a model knows prompts with and without one."""
     found: list[Example] = []
+    count = cache(count)  # prompts of one scenario share their beginnings
     for scenario in scenarios:
         seen: set[str] = set()
         for before, scene in _arrivals(scenario, paths_per_scenario):
