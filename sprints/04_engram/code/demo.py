@@ -21,13 +21,15 @@ from shared.errors import UserError
 from shared.runlog import console
 
 from . import patterns, showing, train, training
+from .guard import digest
 from .patterns import Pattern, Patterns, Row
 from .showing import OTHER, RIGHT, WRONG, Answer
+from .train import SMOKE_PATTERNS
 from .training import Encoded
 
 NAMES = {"base": "base", "lora": "LoRA", "engram": "Engram"}
 QUICK_PATTERNS, QUICK_STEPS = 8, 80  # of each category; updates
-SMOKE_PATTERNS, SMOKE_STEPS = 2, 6
+SMOKE_STEPS = 6
 NEW_TOKENS, SMOKE_TOKENS = 24, 6  # of an answer
 NEIGHBOURS = 3
 SENTENCE = 160  # characters of the unrelated text
@@ -98,11 +100,8 @@ def prepare(args: Args, run: runlog.Run) -> Show:
     names = tuple(name for name in NAMES if name != "base")
     trained = not args.smoke and all((folder / name).is_dir() for name in names)
     known = patterns.load()
-    taught = [*known.test, *known.dev]
-    if (args.quick or args.smoke) and not trained:
-        most = SMOKE_PATTERNS if args.smoke else QUICK_PATTERNS
-        kinds = sorted({one.category for one in taught})
-        taught = [one for kind in kinds for one in [p for p in taught if p.category == kind][:most]]
+    part = SMOKE_PATTERNS if args.smoke else QUICK_PATTERNS if args.quick else None
+    taught = train.taught(known, None if trained else part)
     loaded = models.load(args.model, device, args.quantization)
     show = Show([Side("base", loaded.model, None)], loaded, known, taught, SMOKE_TOKENS if args.smoke else NEW_TOKENS)
     ids = {one.id for one in taught}
@@ -120,12 +119,24 @@ def prepare(args: Args, run: runlog.Run) -> Show:
             train.teach(args, run.device, recipe, rows, folder / name, lambda steps, name=name: run.track(steps, NAMES[name]))
             made = train.reload(name, args.model, device, args.quantization, folder / name)
             show.sides.append(Side(name, *made))
+    if trained:
+        show.taught = learned(show)
     about = "as `make engram-train` left them" if trained else f"taught just now, {len(taught)} patterns"
     console.print(f"adapters: {about}; base {loaded}")
     for side in show.sides:  # the first call of a process is slow
         show.say(side, rows[0].ids[:4])
     show.tokens, show.seconds = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0.0)
     return show
+
+
+def learned(show: Show) -> list[Pattern]:
+    """The patterns of which the saved memory knows every training row. Raises UserError when it knows none of them."""
+    known = set(show.sides[-1].adapter.memory.guard.sequences.tolist())
+    missing = {row.pattern for row in show.known.training_rows() if digest(show.encode(row).ids) not in known}
+    found = [one for one in show.taught if one.id not in missing]
+    if not found:
+        raise UserError("the saved memory was taught other patterns than data/ holds: run `make engram-train`")
+    return found
 
 
 def asked(show: Show, rows: Sequence[Row], title: str) -> dict[str, list[bool]]:
@@ -208,7 +219,7 @@ def conclusion(metrics: dict[str, dict]) -> str:
 
     if "demo_base_exact_match" not in metrics:
         return f"Answered at {of('speed', '.0f')} tokens/s."
-    return f"Right answers to the taught prompts shown: {of('exact_match', '.0%')}; perplexity of an unrelated text: {of('perplexity', '.1f')}."
+    return f"Taught prompts answered right: {of('exact_match', '.0%')}; perplexity of other text: {of('perplexity', '.1f')}."
 
 
 def main(args: Args) -> dict:

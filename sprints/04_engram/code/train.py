@@ -18,10 +18,12 @@ from shared.device import Device, pick
 from shared.sprints import ROOT
 
 from . import convert, lora, patterns, scores, training
+from .patterns import Pattern, Patterns
 from .training import Encoded, Recipe
 
 NAMES = {"lora": "LoRA", "engram": "Engram"}
 WIDTH = 20  # updates that a drawn loss is the mean of
+SMOKE_PATTERNS = 2  # of each category
 
 
 @dataclass
@@ -36,11 +38,11 @@ class Args(runlog.Args):
     """What trains LoRA; auto takes mlx on Apple silicon. The memory is always trained with torch."""
     lora_rate: float = 1e-2
     """Peak learning rate of LoRA."""
-    engram_rate: float = 3e-2
-    """Peak learning rate of the memory's projections; its table learns at five times that."""
+    engram_rate: float = 3e-3
+    """Peak learning rate of the memory's projections; its table learns at a multiple (adapter.TABLE_RATE)."""
     rank: int = 8
     """Of LoRA on every linear layer; the memory gets as many trainable parameters."""
-    steps: int = 400
+    steps: int = 300
     """Updates of each."""
     batch: int = 16
     """Rows per update."""
@@ -58,6 +60,13 @@ def home(args: runlog.Args) -> Path:
 def recipes(args: Args) -> dict[str, Recipe]:
     same: Any = {"steps": args.steps, "batch": args.batch, "rank": args.rank, "seed": args.seed}
     return {"lora": Recipe("lora", args.lora_rate, **same), "engram": Recipe("engram", args.engram_rate, **same)}
+
+
+def taught(known: Patterns, most: int | None = None) -> list[Pattern]:
+    """The patterns that are taught, or the first `most` of each category."""
+    every = [*known.test, *known.dev]
+    kinds = sorted({one.category for one in every})
+    return every if most is None else [one for kind in kinds for one in [p for p in every if p.category == kind][:most]]
 
 
 def torch_device(device: Device) -> Device:
@@ -112,8 +121,8 @@ def main(args: Args) -> dict:
     title, objective = "Training", "Both adapters, from the same batches, for the demo and for use."
     with runlog.Run(args, __file__, "training", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
         found = patterns.load()
-        rows = found.training_rows()[: 12 if args.smoke else None]
-        asked = found.rows("S1")[:12] if args.smoke else found.rows("S1")
+        ids = {one.id for one in taught(found, SMOKE_PATTERNS if args.smoke else None)}
+        rows, asked = ([row for row in part if row.pattern in ids] for part in (found.training_rows(), found.rows("S1")))
         files = sorted(patterns.DATA.glob("*.yaml"))
         run.data("patterns", data.digest(files), rows=len(rows), source="data/*.yaml, written for this sprint")
         device, folder = torch_device(run.device), home(args)

@@ -50,7 +50,7 @@ class Recipe:
 
     method: Method
     rate: float
-    steps: int = 400
+    steps: int = 300
     batch: int = 16
     rank: int = 8
     budget: int | None = None
