@@ -24,9 +24,10 @@ from shared.errors import UserError
 from . import editing, storage
 from .hashing import Vocabulary
 from .history import limits, past_of, present, remember
-from .memory import Contribution, EngramConfig, EngramMemory, Found
+from .layer import Contribution
+from .memory import EngramConfig, EngramMemory, Found
 
-TABLE_RATE = 5  # times the rate of the dense part, as in the paper (appendix A)
+TABLE_RATE = 100  # times that of the dense part: SparseAdam moves a row only when it is read, dense Adam (paper: 5) on and on
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Call:
     ids: torch.Tensor  # (B, T), -1 where there is padding
     found: Found | None = None
     step: tuple[int | None, ...] | None = None  # instead of `found` when one token of one text arrives
+    token: int | None = None  # that token, when a cache is there
     limit: torch.Tensor | None = None  # (B, T)
     past: torch.Tensor | None = None  # (B, T', layers * hidden) what the convolutions look back on
     values: list[torch.Tensor] | None = None  # (B, T, hidden) per layer, the next such past; None without convolutions
@@ -137,16 +139,15 @@ class EngramAdapter:
             tokens = torch.tensor([list(ids)], device=self.memory.factors.device)
             windows = self.memory.windows(torch.nn.functional.pad(tokens, (self.config.orders[-1] - 1, 0), value=-1))
             self.decoder(input_ids=tokens, use_cache=False)
-            found, gates = self.memory.find(windows, None), self._trace
+            found, trace = self.memory.find(windows, None), self._trace
         finally:
             self._trace = None
-        readings = [Reading(token, (), ()) for token in ids]
-        for row, position in enumerate([] if found is None else found.positions.tolist()):
-            assert found is not None
-            orders = tuple(order for order, hit in zip(self.config.orders, found.known[row].tolist(), strict=True) if hit)
-            alphas = (gates[index].gate for index in sorted(gates))
-            levels = tuple(1.0 if alpha is None else float(alpha[row]) for alpha in alphas)
-            readings[position] = Reading(ids[position], orders, levels)
+        readings = []
+        for row, token in enumerate(ids):
+            hits = [] if found is None else found.known[row].tolist()
+            orders = tuple(order for order, hit in zip(self.config.orders, hits, strict=False) if hit)
+            gates = [1.0 if read.gate is None else float(read.gate[row]) for _, read in sorted(trace.items())]
+            readings.append(Reading(token, orders, tuple(gates) if orders else ()))
         return readings
 
     @torch.no_grad()
@@ -190,7 +191,7 @@ class EngramAdapter:
             self._call = self._single(ids, past, kwargs)
             return
         reach = self.config.orders[-1] - 1
-        before = ids[:, :0] if past is None else past.keys[:, 0, :, 0]  # pyright: ignore[reportOptionalSubscript]
+        before = ids[:, :0] if past is None else past.ids()
         texts = present(kwargs.get("attention_mask"), ids.shape[1], before.shape[1] + ids.shape[1])
         limit = limits(kwargs.get("position_ids"), ids.shape)
         ids = ids if texts is None else torch.where(texts, ids, -1)
@@ -207,11 +208,12 @@ class EngramAdapter:
     def _single(self, ids: torch.Tensor, past: Any, kwargs: Mapping[str, Any]) -> Call:
         """One token of one text: everything in Python's integers, since each torch call costs more than the look-up."""
         token, reach = int(ids), self.config.orders[-1]
-        tokens = [token] if past is None else [*past.keys[0, 0, 1 - reach :, 0].tolist(), token] if reach > 1 else [token]
+        tokens = [token] if past is None else [*past.recent(reach - 1)[-reach:], token]
         position = kwargs.get("position_ids")
         if position is not None and position.dim() == 2 and (limit := int(position)) < len(tokens) - 1:
             tokens = tokens[-limit - 1 :]
-        return Call(ids, step=self.memory.step([-1] * (reach - len(tokens)) + tokens))
+        tokens = [-1] * (reach - len(tokens)) + tokens[-reach:]
+        return Call(ids, step=self.memory.step(tokens), token=None if past is None else token)
 
     def _add(self, index: int, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """A chosen layer starts: add the memory to its hidden states (B, T, hidden)."""
@@ -219,30 +221,30 @@ class EngramAdapter:
         if call is None or (call.found is None and call.step is None and call.values is None):
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
-        if call.step is not None:
-            added = hidden + self.memory.read_step(index, hidden[0], call.step).value.to(hidden.dtype)
+        add = self._add_found if call.step is None else self._add_step
+        if torch.is_autocast_enabled(hidden.device.type):
+            with torch.autocast(hidden.device.type, enabled=False):  # the memory computes in float32 whatever the base does
+                added = add(index, hidden, call)
         else:
-            added = self._add_found(index, hidden, call)
+            added = add(index, hidden, call)
         return ((added, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": added})
 
+    def _add_step(self, index: int, hidden: torch.Tensor, call: Call) -> torch.Tensor:
+        assert call.step is not None
+        return self.memory.add_step(index, hidden, call.step)
+
     def _add_found(self, index: int, hidden: torch.Tensor, call: Call) -> torch.Tensor:
-        flat = hidden.flatten(0, 1)
-        read = None
+        values = torch.zeros_like(hidden, dtype=torch.float32)
         if call.found is not None:
-            read = self.memory.read(index, flat[call.found.positions], call.found)
+            read = self.memory.read(index, hidden.flatten(0, 1), call.found)
+            values = read.value.view_as(hidden)
             if self._trace is not None:
                 self._trace[index] = read
-        if call.values is None:
-            assert read is not None and call.found is not None
-            return flat.index_add(0, call.found.positions, read.value.to(hidden.dtype)).view_as(hidden)
-        values = torch.zeros_like(flat, dtype=torch.float32)
-        if read is not None and call.found is not None:
-            values = values.index_add(0, call.found.positions, read.value)
-        values = values.view_as(hidden)
-        call.values.append(values.detach())
-        past = None if call.past is None else call.past.chunk(len(self.config.layers), -1)[index]
-        memory: Any = self.memory.layers[index]
-        return hidden + memory.convolve(values, past, call.limit).to(hidden.dtype)
+        if call.values is not None:
+            call.values.append(values.detach())
+            past = None if call.past is None else call.past.chunk(len(self.config.layers), -1)[index]
+            values = self.memory.convolve(index, values, past, call.limit)
+        return hidden + values.to(hidden.dtype)
 
     def _after(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
         """The decoder is done: the chunk becomes a part of the cache's past."""
@@ -251,7 +253,9 @@ class EngramAdapter:
             return
         cache = kwargs.get("past_key_values")
         cache = getattr(output, "past_key_values", None) if cache is None else cache
-        if isinstance(cache, Cache) and cache.layers:
+        if call.token is not None and cache is not None:
+            cache.layers[-1].push(call.token)
+        elif isinstance(cache, Cache) and cache.layers:
             remember(cache, call.ids, None if call.values is None else torch.cat(call.values, -1))
 
 

@@ -18,7 +18,7 @@ def everything(memory: EngramMemory, column: int, keys: torch.Tensor, packs: tor
     shape = (len(keys), len(memory.config.orders))
     mixes, known, owner = (keys.new_zeros(shape, dtype=dtype) for dtype in (torch.int64, torch.bool, torch.int64))
     mixes[:, column], known[:, column], owner[:, column] = keys, True, packs.long()
-    return Found(torch.arange(len(keys), device=keys.device), mixes, known, owner)
+    return Found(mixes, known, owner)
 
 
 def rows_used(memory: EngramMemory, columns: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

@@ -13,17 +13,58 @@ from shared.errors import UserError
 
 
 class PastLayer(DynamicLayer):
-    """keys (B, 1, T, 1): token ids, -1 where there was padding; values (B, 1, T, W): what convolutions look back on (W: 0 without)."""
+    """keys (B, 1, T, 1): token ids, -1 where there was padding; values (B, 1, T, W): what convolutions look back on, or W = 0.
+
+    Single tokens of one text wait in a list, which costs less than a tensor per step, until somebody asks for the keys.
+    """
+
+    _keys: torch.Tensor | None = None
+    _recent: list[int] | None = None  # the last tokens, those that wait included
+    _waiting = 0
+
+    @property
+    def keys(self) -> torch.Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self._waiting and self._keys is not None and self._recent is not None:
+            waiting = torch.tensor(self._recent[-self._waiting :], device=self._keys.device)
+            self._keys, self._waiting = torch.cat([self._keys, waiting[None, None, :, None]], 2), 0
+        return self._keys
+
+    @keys.setter
+    def keys(self, value: torch.Tensor | None) -> None:  # by reordering, cropping, copying to a device...
+        self._keys, self._recent, self._waiting = value, None, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self._keys is None else self._keys.shape[2] + self._waiting
+
+    def ids(self) -> torch.Tensor:
+        """All tokens (B, T)."""
+        assert self.keys is not None
+        return self.keys[:, 0, :, 0]
 
     def add(self, ids: torch.Tensor, values: torch.Tensor | None) -> None:
+        """Append a chunk (B, T), with what the convolutions look back on (B, T, W)."""
         ids = ids[:, None, :, None]
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             self.dtype, self.device, self.is_initialized = ids.dtype, ids.device, True
             self.keys, self.values = ids, ids[..., :0] if values is None else values.unsqueeze(1)
-            return
-        self.keys = torch.cat([self.keys, ids], 2)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        if values is not None:
-            self.values = torch.cat([self.values, values.unsqueeze(1)], 2)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        else:
+            self.keys = torch.cat([self.keys, ids], 2)
+            self.values = self.values if values is None else torch.cat([self.values, values.unsqueeze(1)], 2)
+
+    def recent(self, count: int) -> list[int]:
+        """The last tokens of the only text: `count` of them, more, or all that there are."""
+        if self._recent is None:
+            self._recent = self.ids()[0, -count:].tolist() if count else []
+        return self._recent
+
+    def push(self, token: int) -> None:
+        """Append one token to the only text, after a call of `recent`."""
+        assert self._recent is not None
+        self._recent.append(token)
+        self._waiting += 1
+
+    def reset(self) -> None:
+        self.is_initialized, self.keys, self.values = False, None, None
 
 
 def past_of(cache: Cache | None) -> PastLayer | None:
@@ -38,7 +79,7 @@ def past_of(cache: Cache | None) -> PastLayer | None:
 
 
 def remember(cache: Cache, ids: torch.Tensor, values: torch.Tensor | None) -> None:
-    """Append a chunk's ids (and values) to the past, after its forward pass: the cache has all of the model's layers by then."""
+    """Append a chunk to the past, after its forward pass: the cache has all of the model's layers by then."""
     if not cache.layers or not isinstance(cache.layers[-1], PastLayer):
         cache.layers.append(PastLayer())
     last: Any = cache.layers[-1]

@@ -1,8 +1,7 @@
 """Engram memory: hashed n-gram embeddings with a context gate, for one or several layers (arXiv 2601.07372, section 2)."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,11 +13,9 @@ from shared.errors import UserError
 
 from .guard import Guard
 from .hashing import Vocabulary, mixes, mixes_of_last, multipliers, primes_from
+from .layer import TAPS, Contribution, Gate, LayerMemory
 
-Gate = Literal["signed_sqrt", "sigmoid", "off"]
 Init = Literal["zero_table", "zero_value"]
-EPSILON = 1e-6
-TAPS = 4  # of the convolution, as in the paper; its dilation is the longest order
 REMEMBERED = 4096  # n-gram sets whose projections the decoding step keeps
 
 
@@ -85,76 +82,11 @@ def within_budget(config: EngramConfig, hidden_size: int, parameters: int) -> En
 
 @dataclass(frozen=True)
 class Found:
-    """What the memory knows of one call. M positions have at least one n-gram to read."""
+    """What the memory knows at each of M positions: all of a call, since a smaller matrix would round in another way."""
 
-    positions: torch.Tensor  # (M,) indices into the flattened (B * T) positions
     mixes: torch.Tensor  # (M, orders)
     known: torch.Tensor  # (M, orders) whether the n-gram is read
     packs: torch.Tensor  # (M, orders) the part of the table it is read from
-
-
-@dataclass
-class Contribution:
-    """What one layer adds at M positions."""
-
-    value: torch.Tensor  # (M, hidden) in float32, gated
-    gate: torch.Tensor | None = field(default=None)  # (M, 1); None: no gate
-
-
-class LayerMemory(nn.Module):
-    """The dense part for one decoder layer: projections, gate and convolution."""
-
-    def __init__(self, config: EngramConfig, hidden_size: int, generator: torch.Generator):
-        super().__init__()
-        self.gate_kind = config.gate
-        self.dilation = config.orders[-1]
-
-        def projection() -> nn.Parameter:
-            bound = 1 / math.sqrt(config.width)  # as nn.Linear
-            return nn.Parameter(torch.empty(hidden_size, config.width).uniform_(-bound, bound, generator=generator))
-
-        self.value = projection()
-        if config.gate != "off":
-            self.key = projection()
-            self.key_norm, self.query_norm = nn.Parameter(torch.ones(hidden_size)), nn.Parameter(torch.ones(hidden_size))
-        if config.init == "zero_value":
-            nn.init.zeros_(self.value)
-        if config.convolution:
-            self.taps, self.tap_norm = nn.Parameter(torch.zeros(TAPS, hidden_size)), nn.Parameter(torch.ones(hidden_size))
-
-    def project(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Values and normalised keys (M, hidden) of embeddings (M, width); they depend on the n-grams alone."""
-        value = embedding @ self.value.T
-        if self.gate_kind == "off":
-            return value, None
-        return value, F.rms_norm(embedding @ self.key.T, self.key_norm.shape, self.key_norm, EPSILON)
-
-    def gated(self, hidden: torch.Tensor, value: torch.Tensor, key: torch.Tensor | None) -> Contribution:
-        """alpha * value with alpha = sigmoid(s(RMSNorm(hidden) . key / sqrt(width))), s the signed square root or nothing."""
-        if key is None:
-            return Contribution(value)
-        query = F.rms_norm(hidden.float(), self.query_norm.shape, self.query_norm, EPSILON)
-        score = (query * key).sum(-1, keepdim=True) / math.sqrt(key.shape[-1])
-        if self.gate_kind == "signed_sqrt":
-            score = score.sign() * score.abs().clamp_min(EPSILON).sqrt()  # clamped: the root of zero has no slope
-        gate = torch.sigmoid(score)
-        return Contribution(gate * value, gate)
-
-    def convolve(self, values: torch.Tensor, past: torch.Tensor | None, limit: torch.Tensor | None) -> torch.Tensor:
-        """values (B, T, hidden) + SiLU(causal depthwise convolution of RMSNorm(values)); `past`: values before this chunk.
-
-        limit (B, T): how far a position may look back, so that packed documents do not mix.
-        """
-        reach = (TAPS - 1) * self.dilation
-        padding = values.new_zeros(len(values), reach, values.shape[-1])
-        before = padding if past is None else torch.cat([padding, past.to(values.dtype)], 1)[:, -reach:]
-        normed = F.rms_norm(torch.cat([before, values], 1), self.tap_norm.shape, self.tap_norm, EPSILON)
-        total, length = torch.zeros_like(values), values.shape[1]
-        for tap in range(TAPS):
-            back = tap * self.dilation
-            term = self.taps[tap] * normed[:, reach - back : reach - back + length]
-            total = total + (term if limit is None else term * (limit >= back).unsqueeze(-1))
-        return values + F.silu(total)
 
 
 class EngramMemory(nn.Module):
@@ -190,8 +122,10 @@ class EngramMemory(nn.Module):
         self.register_buffer("factors", torch.tensor(self.python_factors), persistent=False)
         self.register_buffer("primes", primes, persistent=False)
         self.register_buffer("offsets", (primes.flatten().cumsum(0) - primes.flatten()).view_as(primes), persistent=False)
-        self._projected: dict[tuple, tuple[torch.Tensor, torch.Tensor | None]] = {}
-        self._stamp: tuple = ()
+        self._projected: dict[tuple, tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]] = {}
+        self._watched, self._stamp = tuple(self.parameters()), [-1]
+        pairs = torch.stack([primes, self.offsets], -1).tolist()  # layers x orders x heads x (prime, offset)
+        self._python_primes: list[list[list[tuple[int, int]]]] = pairs
 
     def windows(self, ids: torch.Tensor) -> torch.Tensor:
         """Classes (B, T, N) of each position and the N - 1 before it, of ids (B, N - 1 + T); unknown ids are dead."""
@@ -203,13 +137,12 @@ class EngramMemory(nn.Module):
         return mixes(self.windows(F.pad(ids, (self.config.orders[-1] - 1, 0), value=-1)), self.factors, self.config.orders)
 
     def find(self, windows: torch.Tensor, present: torch.Tensor | None) -> Found | None:
-        """What to read at each position; windows (B, T, N), present (B, T) False where there is padding. None: nothing."""
+        """What to read at M = B * T positions; windows (B, T, N), present (B, T) False where there is padding. None: nothing."""
         mixed = mixes(windows, self.factors, self.config.orders).flatten(0, 1)
         known, packs = self.guard.find(mixed) if self.config.guard else (torch.ones_like(mixed, dtype=torch.bool), mixed * 0)
         if present is not None:
             known = known & present.reshape(-1, 1)
-        positions = known.any(-1).nonzero().squeeze(-1)
-        return Found(positions, mixed[positions], known[positions], packs[positions]) if len(positions) else None
+        return Found(mixed, known, packs) if known.any() else None
 
     def addresses(self, layer: int, found: Found) -> torch.Tensor:
         """Rows (M, orders, heads) of the table that the n-grams have in a layer (index into config.layers)."""
@@ -219,19 +152,26 @@ class EngramMemory(nn.Module):
     def embed(self, layer: int, found: Found) -> torch.Tensor:
         """Concatenated rows (M, width); zero for the orders that are not known, whose rows get no gradient either."""
         rows = self.addresses(layer, found)[found.known]
-        if self.mapped is None:
-            read = F.embedding(rows, self.table, sparse=True)
-        else:
-            read = torch.from_numpy(self.mapped[rows.cpu().numpy()]).to(rows.device, torch.float32)
+        read = self._rows(rows)
         width = self.config.heads * self.config.head_width
         embedding = read.new_zeros(*found.known.shape, width)
         embedding[found.known] = read.flatten(1)
         return embedding.flatten(1)
 
+    def _rows(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.mapped is None:
+            return F.embedding(rows, self.table, sparse=True)
+        return torch.from_numpy(self.mapped[rows.cpu().numpy()]).to(rows.device)
+
     def read(self, layer: int, hidden: torch.Tensor, found: Found) -> Contribution:
-        """The gated values at the found positions of hidden states (M, hidden)."""
+        """The gated values at hidden states (M, hidden): exactly zero where nothing is known."""
         memory: LayerMemory = self.layers[layer]  # pyright: ignore[reportAssignmentType]
         return memory.gated(hidden, *memory.project(self.embed(layer, found)))
+
+    def convolve(self, layer: int, values: torch.Tensor, past: torch.Tensor | None, limit: torch.Tensor | None) -> torch.Tensor:
+        """The layer's LayerMemory.convolve."""
+        memory: LayerMemory = self.layers[layer]  # pyright: ignore[reportAssignmentType]
+        return memory.convolve(values, past, limit)
 
     def step(self, tokens: Sequence[int]) -> tuple[int | None, ...] | None:
         """The known mixes, order by order, at the last of N tokens of one text (negative: no token); None: none is known."""
@@ -243,17 +183,35 @@ class EngramMemory(nn.Module):
         known = tuple(mix if mix in keys else None for mix, keys in zip(found, self.guard.sets(), strict=True))
         return known if any(mix is not None for mix in known) else None
 
-    def read_step(self, layer: int, hidden: torch.Tensor, known: tuple[int | None, ...]) -> Contribution:
-        """As `read`, for one position (1, hidden). Values and keys depend on the n-grams alone: recent ones are kept."""
-        stamp = tuple(parameter._version for parameter in self.parameters())
+    def add_step(self, layer: int, hidden: torch.Tensor, known: tuple[int | None, ...]) -> torch.Tensor:
+        """hidden (1, 1, hidden) plus what `read` gives for one position with these known mixes.
+
+        Values and keys depend on the n-grams alone, so recent ones are kept for as long as no parameter changes.
+        """
+        stamp = [parameter._version for parameter in self._watched]
         if stamp != self._stamp or len(self._projected) >= REMEMBERED:
             self._projected, self._stamp = {}, stamp
         memory: LayerMemory = self.layers[layer]  # pyright: ignore[reportAssignmentType]
         projected = self._projected.get((layer, known))
         if projected is None:
-            mixed = torch.tensor([[mix or 0 for mix in known]], device=self.factors.device)
-            read = torch.tensor([[mix is not None for mix in known]], device=mixed.device)
-            packs = self.guard.find(mixed)[1] if self.config.guard else mixed * 0
-            found = Found(torch.zeros(1, dtype=torch.int64, device=mixed.device), mixed, read, packs)
-            projected = self._projected[layer, known] = memory.project(self.embed(layer, found))
-        return memory.gated(hidden, *projected)
+            value, key = memory.project(self._embed_step(layer, known))
+            target = None if key is None else (key * memory.query_norm)[0]
+            projected = self._projected[layer, known] = value, key, target
+        value, key, target = projected
+        if target is None or hidden.device.type != "cpu":  # elsewhere, a number that Python asks for stops the queue
+            return hidden + memory.gated(hidden[0], value, key).value.to(hidden.dtype)
+        return torch.add(hidden, value.to(hidden.dtype), alpha=memory.gate_of_one(hidden.view(-1).float(), target))
+
+    def _embed_step(self, layer: int, known: tuple[int | None, ...]) -> torch.Tensor:
+        """As `embed`, (1, width), for one position, its rows found with Python's integers."""
+        columns = [column for column, mix in enumerate(known) if mix is not None]
+        mixed = torch.tensor([[mix or 0 for mix in known]], device=self.factors.device)
+        packs = self.guard.find(mixed)[1][0].tolist() if self.packs > 1 else [0] * len(known)
+        rows = [
+            (known[column] or 0) % prime + offset + packs[column] * self.rows
+            for column in columns
+            for prime, offset in self._python_primes[layer][column]
+        ]
+        embedding = torch.zeros(len(known), self.config.heads * self.config.head_width, device=self.factors.device)
+        embedding[columns] = self._rows(torch.tensor(rows, device=self.factors.device)).view(len(columns), -1)
+        return embedding.view(1, -1)
