@@ -42,7 +42,7 @@ def words(text: str) -> list[str]:
 
 def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
     found = words(text)
-    return {tuple(found[at : at + n]) for at in range(len(found) - n + 1)}
+    return set(zip(*(found[at:] for at in range(n)), strict=False))
 
 
 def near_duplicates(texts: Mapping[str, str], n: int = NGRAM, limit: float = NEAR) -> list[tuple[str, str, float]]:
