@@ -61,6 +61,10 @@ class NgramCache:
                         self.counts[tuple(row.ids[place - n : place])][row.ids[place]] += 1
 
     @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
     def stored_bytes(self) -> int:
         """8 for the hash of each known suffix, and 8 for each of its next tokens and counts."""
         return sum(8 + 8 * len(found) for found in self.counts.values())

@@ -87,9 +87,13 @@ def tuned(args: Any) -> dict[str, Tuning]:
         if count == 1:  # one rate is no grid
             break
         for key, places in grids.items():
-            best = RATES.index(best_rate(found[key]))
-            places += [best - 1] if best == min(places) else [best + 1] if best == max(places) else []
+            places += beyond(places, RATES.index(best_rate(found[key])))
     return found
+
+
+def beyond(places: Sequence[int], best: int) -> list[int]:
+    """What a grid grows by when its best place is at an edge."""
+    return [best - 1] if best == min(places) else [best + 1] if best == max(places) else []
 
 
 def recall(result: Mapping[str, Any]) -> float:

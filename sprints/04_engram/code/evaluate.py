@@ -32,7 +32,7 @@ class Args(runlog.Args):
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Published seeds: start of the adapter, hash, order of the rows."""
-    steps: int = 400
+    steps: int = 300
     """Updates of every trained method."""
     batch: int = 16
     """Rows per update."""

@@ -40,7 +40,7 @@ def score(model: Any, rows: Sequence[Encoded]) -> Scores:
     for places, logits in _completions(model, rows):
         for place, row_logits in zip(places, logits, strict=True):
             row = rows[place]
-            target = torch.tensor(row.ids[row.start :])
+            target = torch.tensor(row.ids[row.start :], device=row_logits.device)
             said = row_logits.argmax(-1)
             wrong = (said != target).nonzero().flatten().tolist()
             exact[place], begins[place] = not wrong, not wrong or wrong[0] == len(target) - 1
@@ -67,7 +67,7 @@ def _completions(model: Any, rows: Sequence[Encoded]) -> Iterator[tuple[list[int
     for at in range(0, len(order), BATCH):
         places = order[at : at + BATCH]
         batch = [rows[place] for place in places]
-        ids, mask = padded([row.ids for row in batch])
+        ids, mask = (one.to(model.device) for one in padded([row.ids for row in batch]))
         first = min(row.start for row in batch) - 1  # before it the head has nothing to say
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ids.shape[1] - first).logits
         yield places, [logits[n, row.start - 1 - first : len(row.ids) - 1 - first].float() for n, row in enumerate(batch)]
@@ -90,7 +90,7 @@ def answers(model: Any, prompts: Sequence[Sequence[int]], stop: Sequence[int], n
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     for at in range(0, len(order), ANSWERED):
         places = order[at : at + ANSWERED]
-        ids, mask = padded([prompts[place] for place in places], left=True)
+        ids, mask = (one.to(model.device) for one in padded([prompts[place] for place in places], left=True))
         said = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)[:, ids.shape[1] :]
         for place, tokens in zip(places, said.tolist(), strict=True):
             ends = [n for n, token in enumerate(tokens) if token in stop]
@@ -130,7 +130,7 @@ def retention(model: Any, text: torch.Tensor, base_logits: torch.Tensor) -> Rete
     """How far the model is from the base on a text, block by block."""
     parts: list[torch.Tensor] = []
     for ids, before in zip(text.split(BLOCKS), base_logits.split(BLOCKS), strict=True):
-        after = _logits(model, ids)
+        after = _logits(model, ids)  # on the CPU, as all below
         p, q = log_softmax(before, -1), log_softmax(after, -1)
         target = ids[:, 1:, None]
         losses = [-side[:, :-1].gather(-1, target).squeeze(-1).mean(1) for side in (q, p)]
@@ -141,4 +141,5 @@ def retention(model: Any, text: torch.Tensor, base_logits: torch.Tensor) -> Rete
 
 
 def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
+    ids = ids.to(model.device)
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().cpu()

@@ -5,6 +5,7 @@ Everything here decides results and is part of the key of a job (jobs.py); what 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -42,7 +43,9 @@ class Bench:
         return [encode(self.loaded, row.prompt, row.completion) for row in rows]
 
 
+@cache
 def bench(toy: bool) -> Bench:
+    """Made once per process: every job leaves the base as it was, bit for bit."""
     loaded = models.load("pocket", "cpu")
     patterns = subset(load()) if toy else load()
     texts = {}
@@ -64,7 +67,10 @@ def measure(recipe: dict[str, Any], group: Group, toy: bool = False) -> dict[str
     """Teach by a recipe (its fields, as JSON has them), then measure; `group` test measures every part, dev only recall."""
     given = bench(toy)
     tuned = fit(given.loaded, recipe_of(recipe), given.taught)
-    found = _measured(given, tuned.model, group)
+    try:
+        found = _measured(given, tuned.model, group)
+    finally:
+        tuned.remove()
     cost = {"trainable": tuned.trainable_parameters, "stored_bytes": tuned.stored_bytes, "seconds": tuned.seconds}
     return found | cost | {"loss": float(np.mean(tuned.losses[-20:]))}
 
@@ -133,4 +139,5 @@ def gates(recipe: dict[str, Any], toy: bool = False) -> list[dict[str, Any]]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"][:SHOWN]
         found = [float(np.mean(one.gates)) if one.gates else None for one in tuned.adapter.inspect(ids)]
         lines.append({"title": title, "tokens": [tokenizer.decode([token]) for token in ids], "gates": found})
+    tuned.remove()
     return lines
