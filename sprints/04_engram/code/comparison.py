@@ -39,9 +39,9 @@ METHODS = (
     Method("lora_r32", "LoRA, rank 32", {"method": "lora", "rank": 32}, like="lora"),
     Method("random_label", "LoRA, random labels", {"method": "random_label_lora"}, like="lora"),
     Method("full", "full fine-tuning", {"method": "full"}, 1e-4),
-    Method("engram", "Engram, guarded", {"method": "engram"}, 3e-3),
-    Method("engram_unguarded", "Engram, no guard", {"method": "engram_unguarded"}, 3e-3),
-    Method("unigram", "unigram memory", {"method": "unigram"}, 3e-3),
+    Method("engram", "Engram, guarded", {"method": "engram"}, 3e-4),
+    Method("engram_unguarded", "Engram, no guard", {"method": "engram_unguarded"}, 3e-4),
+    Method("unigram", "unigram memory", {"method": "unigram"}, 3e-4),
     Method("lora_engram", "LoRA + Engram", {"method": "lora_engram"}, 1e-3),
 )
 BASELINES = {
@@ -74,7 +74,7 @@ def tuned(args: Any) -> dict[str, Tuning]:
     """Every tuned method at every rate of its grid; a grid whose best rate is at its edge grows."""
     methods = {method.key: method for method in plan(args) if method.start}
     count, seeds = (1, TUNING_SEEDS[:1]) if args.quick or args.smoke else (GRID, TUNING_SEEDS)
-    grids = {key: [*range(at := RATES.index(method.start) + (count == 1), at + count)] for key, method in methods.items()}
+    grids = {key: [*range(at := RATES.index(method.start) + 2 * (count == 1), at + count)] for key, method in methods.items()}
     found: dict[str, Tuning] = {key: {} for key in methods}
     for _ in range(GROWTH + 1):
         new = [(key, rate) for key, places in grids.items() for place in places if (rate := RATES[place]) not in found[key]]
