@@ -31,9 +31,10 @@ class Page:
 
 @dataclass(frozen=True)
 class StoryDocument:
-    """A story with every branch. `pages` holds parents before children; the first is the root (parent_id None), the only one.
+    """A story with every branch. `pages` holds parents before children, the first of them a root (parent_id None).
 
-    `head` is the id of the page where the player is; the story as read runs from the root to it (`path`).
+    A beginning that was written again is another root. `head` is the id of the page where the player is; the story as read runs
+    from a root to it (`path`).
     """
 
     title: str
@@ -45,7 +46,7 @@ class StoryDocument:
     cast: tuple[Person, ...] = ()
     rating: str = "all"  # all or teen
     scenario_id: str | None = None
-    seed: int = 0
+    seed: int | None = None
     memory: str = ""
     lore: tuple[Lore, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
