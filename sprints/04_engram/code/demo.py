@@ -45,7 +45,7 @@ class Args(train.Args):
     prompt: str = ""
     """Show the answers to this prompt, and what the memory reads in it, and nothing else."""
     forget: str = ""
-    """Id of the taught pattern that the memory forgets; when not given, the first one shown."""
+    """Id of the taught pattern that the memory forgets; when not given, the first of facts.yaml that is shown."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,8 @@ def main(args: Args) -> dict:
                 show, [(one.near_miss, one.completion) for one in first[1:3]], "Near misses: red is a taught answer where none fits"
             )
             unrelated(show, run)
-        text = args.prompt or first[1].prompt
+        fact = next((one for one in first if one.category == "facts"), first[0])
+        text = args.prompt or fact.prompt
         console.print(Text(f"\nWhat the memory reads in: {showing.visible(text)}", "bold"))
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         console.print(showing.reading(tokenizer, engram.adapter.inspect(ids), console.width - 1))
@@ -271,7 +272,7 @@ def main(args: Args) -> dict:
                 meaning=f"{label}, answers shown here, prompt included",
             )
         if args.forget or not args.prompt:
-            forget(show, args.forget or first[1].id)
+            forget(show, args.forget or fact.id)
         run.observe("A few prompts to look at; the numbers that count are those of the evaluation and the bench.")
         run.conclude(conclusion(run.report["metrics"]))
     return run.report
