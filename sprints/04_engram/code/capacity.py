@@ -43,7 +43,7 @@ def every(seeds: int) -> dict[tuple[Method, int], int]:
 SIZES = (  # of the largest only what can answer: LoRA is asked with its largest budget, once
     Size(100, 20, every(3)),
     Size(1_000, 8, every(2)),
-    Size(10_000, 4, {("lora", 16): 1, ("engram", 1): 1, ("engram", 4): 1, ("engram", 16): 5}),
+    Size(10_000, 5, {("lora", 16): 1, ("engram", 1): 1, ("engram", 4): 2, ("engram", 16): 5}),
 )
 QUICK = (Size(100, 20, every(1)), Size(1_000, 8, {("lora", 4): 1, ("engram", 4): 1}))
 SMOKE = (Size(8, 2, {("lora", 1): 1, ("engram", 1): 2}),)
