@@ -114,6 +114,13 @@ def _load(name: str, device: Device, quantization: str, why: str) -> LoadedModel
     return LoadedModel(model, tokenizer, name, reason, backend, stop_ids, config.get("max_position_embeddings"), revision)
 
 
+def load_tokenizer(folder: Path) -> tuple[Any, list[int], int | None]:
+    """The tokenizer of a model's folder, the ids that end an answer, and the context, without the weights."""
+    config = json.loads((folder / "config.json").read_bytes())
+    tokenizer, stop_ids, _ = _tokenizer(folder, config)
+    return tokenizer, stop_ids, config.get("max_position_embeddings")
+
+
 def _find(name: str) -> tuple[Path, str | None]:
     """The folder of a model, downloaded when it is not in the cache, and its commit on the hub."""
     if name == "pocket":

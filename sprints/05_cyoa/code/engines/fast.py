@@ -1,0 +1,156 @@
+"""The engine `fast`: CTranslate2 with int8 weights on the CPU, many requests in one batch.
+
+The weights are converted from safetensors when a model is first opened, into runs/engines, under the hash of its weights.
+CTranslate2 (https://github.com/OpenNMT/CTranslate2) holds no place for a newcomer in a running batch, so what arrives meanwhile
+makes the next batch. One thread per engine: more processes use more cores better than more threads.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import ctranslate2
+
+from shared import models
+from shared.errors import UserError
+from shared.sprints import ROOT
+
+from .base import Request
+from .prompts import Prompts
+from .worker import Job, Worker
+
+CONVERTED = ROOT / "runs" / "engines"
+GATHER = 0.003  # seconds that an idle engine waits for company of a first request
+SEEDING = threading.Lock()  # CTranslate2 has one seed for the process
+Precision = Literal["int8", "float32"]
+
+
+class Unsupported(UserError):
+    """CTranslate2 does not know this architecture."""
+
+
+class Fast(Worker):
+    name = "fast"
+
+    def __init__(self, folder: Path, model_version: str = "", precision: Precision = "int8", batch: int = 16):
+        self._folder, self._precision, self._size = convert(folder, precision), precision, batch
+        tokenizer, stop_ids, context = models.load_tokenizer(folder)
+        self._tokens = json.loads((self._folder / "vocabulary.json").read_bytes())
+        self._ends = [self._tokens[stop] for stop in stop_ids]
+        with SEEDING:
+            ctranslate2.set_random_seed(secrets.randbits(31))
+            self._generator = self._open()
+            self._generator.generate_batch([self._ends[:1]], max_length=1, sampling_topk=2)  # the thread takes its seed now
+        super().__init__(Prompts(tokenizer, stop_ids, context), model_version or self._folder.name)
+
+    def _open(self) -> ctranslate2.Generator:
+        return ctranslate2.Generator(str(self._folder), device="cpu", compute_type=self._precision, inter_threads=1, intra_threads=1)
+
+    def _batch(self, first: Job) -> list[Job]:
+        if first.request.seed is not None:
+            return []
+        if len(self._jobs) < self._size - 1:
+            self._news.wait_for(lambda: self._closing or len(self._jobs) >= self._size - 1, GATHER)
+        same = [job for job in self._jobs if not job.cancelled and _sampling(job.request) == _sampling(first.request)]
+        taken = same[: self._size - 1]
+        for job in taken:
+            self._jobs.remove(job)
+        return taken
+
+    def _answer(self, jobs: list[Job]) -> None:
+        if (seed := jobs[0].request.seed) is None:
+            self._generate(self._generator, jobs)
+            return
+        with SEEDING:  # a thread of CTranslate2 reads the seed once, at its first draw: a seeded request needs a new one
+            ctranslate2.set_random_seed(seed or 2**31)
+            self._generate(self._open(), jobs)
+            ctranslate2.set_random_seed(secrets.randbits(31))
+
+    def _generate(self, generator: ctranslate2.Generator, jobs: list[Job]) -> None:
+        step = -1
+
+        def take(result: Any) -> bool:  # for every token: keep it short
+            nonlocal step
+            job = jobs[result.batch_id]
+            over = job.add(result.token_id)
+            if over:
+                self._publish([job])
+            elif result.step != step:
+                step = result.step
+                if self._is_due():  # all jobs have the tokens of the step before
+                    self._publish(jobs)
+            return over or self._closing
+
+        tokens = self._tokens
+        generator.generate_batch(
+            [[tokens[token] for token in job.prompt] for job in jobs],
+            max_length=max(job.answer.limit for job in jobs),
+            end_token=self._ends,
+            return_end_token=True,
+            include_prompt_in_result=False,
+            callback=take,
+            **_sampling(jobs[0].request),
+        )
+
+    def _release(self) -> None:
+        self._generator.unload_model()
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """How CTranslate2 draws; the same for all of a batch."""
+    if request.temperature == 0:
+        return {"sampling_topk": 1}
+    return {"sampling_topk": request.top_k, "sampling_topp": request.top_p, "sampling_temperature": request.temperature}
+
+
+def convert(folder: Path, precision: Precision) -> Path:
+    """The folder with the weights for CTranslate2, converted unless that was done before. Raises Unsupported, UserError."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"{folder} holds no safetensors: open a folder with model.safetensors")
+    digest = hashlib.sha256()
+    for path in (*weights, folder / "config.json", folder / "tokenizer.json"):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    place = CONVERTED / f"{digest.hexdigest()[:16]}-{precision}-{ctranslate2.__version__}"
+    if not place.is_dir():
+        CONVERTED.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=CONVERTED, prefix="part-"))
+        try:
+            _convert(folder, part, precision)
+            os.replace(part, place)
+        except OSError:
+            if not place.is_dir():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return place
+
+
+def _convert(folder: Path, place: Path, precision: Precision) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    loaded = models.load(str(folder), "cpu")
+
+    class Converter(TransformersConverter):
+        """Takes the model that is loaded: from safetensors only."""
+
+        def load_model(self, *_, **__):
+            return loaded.model
+
+        def load_tokenizer(self, *_, **__):
+            return loaded.tokenizer
+
+    try:
+        Converter(str(folder)).convert(str(place), quantization=precision, force=True)
+    except (ValueError, NotImplementedError) as error:
+        raise Unsupported(f"CTranslate2 cannot take {folder} ({error}): use --engine hf") from error
+    path = place / "config.json"
+    config = json.loads(path.read_bytes())
+    path.write_text(json.dumps(config | {"bos_token": config["bos_token"] or config["eos_token"]}))  # it refuses to load null
