@@ -23,7 +23,7 @@ REMEMBERED = 4096  # n-gram sets whose projections the decoding step keeps
 class EngramConfig:
     """What a memory is made of. Rows of the table: len(layers) * len(orders) * heads primes, none below `rows`."""
 
-    orders: tuple[int, ...] = (2, 3, 5, 8)  # n-gram lengths, ascending
+    orders: tuple[int, ...] = (3, 4, 6, 8)  # n-gram lengths, ascending
     heads: int = 4  # rows read per n-gram and layer
     head_width: int = 8  # numbers per row
     rows: int = 0  # least per head; 0: to be solved by within_budget
