@@ -32,7 +32,7 @@ class Args(runlog.Args):
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Published seeds: start of the adapter, hash, order of the rows."""
-    steps: int = 300
+    steps: int = 400
     """Updates of every trained method."""
     batch: int = 16
     """Rows per update."""
@@ -55,7 +55,7 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
         "data": "patterns split by id; test and dev patterns are taught to every method, only test patterns are scored",
         "budget": "the trainable parameters of LoRA of rank 8 on every linear layer, but for the other ranks and full fine-tuning",
         "optimisation": f"{args.steps} updates of {args.batch} rows, the same batches for all; the loss counts the completion "
-        "and its end; the learning rate of each method is the best of a grid on dev patterns (two more seeds); other ranks and "
+        "and its end; the learning rate of each method is the best of a grid on dev patterns (another seed); other ranks and "
         "random labels take that of LoRA",
         "intervals": f"bootstrap over patterns (blocks of a text) and seeds, {findings.significance.DRAWS} draws",
     }
