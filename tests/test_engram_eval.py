@@ -154,3 +154,13 @@ def test_page_says_what_was_not_run():
 @pytest.mark.skipif(not (RESULTS / "evaluation_report.md").is_file(), reason="the evaluation has not been published yet")
 def test_committed_page_is_that_of_the_committed_reports():
     assert (RESULTS / "evaluation_report.md").read_text(encoding="utf-8") == report_page.page(read_all(RESULTS), comparison.LABELS)
+
+
+def test_a_rate_that_is_too_high_loses_and_stops_nothing():
+    recipe = {"method": "full", "rate": 1e30, "steps": 3, "batch": 2}
+    lost = trial.measure(recipe, "dev", toy=True)
+    assert comparison.recall(lost) == 0 and comparison.log_ratio(lost).mean() > 0.5
+    with pytest.raises(UserError, match="lower rate"):
+        trial.measure(recipe, "test", toy=True)
+    kept = trial.baseline("base", "dev", toy=True)
+    assert (comparison.log_ratio(kept) == 0).all(), "the base is what it was"

@@ -96,4 +96,4 @@ class NgramCache:
         mixed = (1 - self.weight) * logits.softmax(-1)
         for token, count in known.items():
             mixed[token] += self.weight * count / known.total()
-        return mixed.log()
+        return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()

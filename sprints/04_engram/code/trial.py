@@ -6,11 +6,14 @@ Everything here decides results and is part of the key of a job (jobs.py); what 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from shared import models
+from shared.errors import UserError
 
 from . import baselines, scores
 from .memory import EngramConfig
@@ -66,13 +69,28 @@ def subset(patterns: Patterns) -> Patterns:
 def measure(recipe: dict[str, Any], group: Group, toy: bool = False) -> dict[str, Any]:
     """Teach by a recipe (its fields, as JSON has them), then measure; `group` test measures every part, dev only recall."""
     given = bench(toy)
-    tuned = fit(given.loaded, recipe_of(recipe), given.taught)
+    try:
+        tuned = fit(given.loaded, recipe_of(recipe), given.taught)
+    except UserError:
+        if group == "test":
+            raise
+        return _measured(given, Diverged(given.loaded.model), group)
     try:
         found = _measured(given, tuned.model, group)
     finally:
         tuned.remove()
     cost = {"trainable": tuned.trainable_parameters, "stored_bytes": tuned.stored_bytes, "seconds": tuned.seconds}
     return found | cost | {"loss": float(np.mean(tuned.losses[-20:]))}
+
+
+class Diverged:
+    """Stands for a model whose training had no end, at a rate that is too high: every token is as likely as any other."""
+
+    def __init__(self, base: Any):
+        self.device, self._base = base.device, base
+
+    def __call__(self, **inputs: Any) -> Any:
+        return SimpleNamespace(logits=torch.zeros_like(self._base(**inputs).logits))
 
 
 def baseline(
