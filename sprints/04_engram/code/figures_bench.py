@@ -10,6 +10,7 @@ MARKERS = ("o", "s", "^", "D")
 
 def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str]) -> Any:
     """Exact match against the number of facts, a panel per method, a line per budget. points: of capacity.Point."""
+    names = {method: name for method, name in names.items() if any(point.method == method for point in points)}
     figure, panels = plt.subplots(1, len(names), figsize=(9, 3.8), sharey=True, squeeze=False)
     for axes, (method, name) in zip(panels[0], names.items(), strict=True):
         for place, budget in enumerate(sorted({point.budget for point in points if point.method == method})):

@@ -23,9 +23,10 @@ LOSS = (4.344, 1.815)  # nats per token on their validation rows, before and aft
 RATE, STEPS, BATCH = 1e-4, 100, 4  # theirs: rate 1e-5 at LoRA scale 20; ours has scale 2
 
 
-def settings(recipe: Recipe) -> dict[str, tuple[Recipe, bool]]:
+def settings(recipe: Recipe, toy: bool = False) -> dict[str, tuple[Recipe, bool]]:
     """Our tuned LoRA (loss on the completion), and the original's settings (loss on the whole text)."""
-    return {"tuned": (recipe, False), "original_settings": (replace(recipe, rate=RATE, steps=STEPS, batch=BATCH), True)}
+    theirs = replace(recipe, rate=RATE, steps=recipe.steps if toy else STEPS, batch=BATCH)
+    return {"tuned": (recipe, False), "original_settings": (theirs, True)}
 
 
 def run(args: Any, recipe: Recipe) -> dict:
@@ -46,7 +47,7 @@ def run(args: Any, recipe: Recipe) -> dict:
                 regimes.original,
                 {"recipe": asdict(replace(one, seed=seed)), "whole_text": whole, "toy": args.smoke},
             )
-            for name, (one, whole) in settings(recipe).items()
+            for name, (one, whole) in settings(recipe, args.smoke).items()
             for seed in seeds
         }
         done = run_jobs(list(jobs.values()), args.jobs_folder(), args.processes, "original")
