@@ -14,7 +14,7 @@ from shared.errors import UserError
 adapter = import_module("sprints.04_engram.code.adapter")
 memory = import_module("sprints.04_engram.code.memory")
 
-CONFIG = memory.EngramConfig(rows=211, layers=(1, 3))
+CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 TEXT = "Q: Who paints the red door of the harbour?\nA: Old Marlene paints it, and nobody else ever paints the red door."
 KINDS = {
     "guard": CONFIG,
@@ -157,7 +157,7 @@ def test_a_cache_can_be_copied_repeated_cropped_and_reset(loaded, attached, ids)
         close(loaded.model(input_ids=ids[:, 20:], past_key_values=other).logits, whole[:, 20:])
     fork.crop(-7)
     fork.batch_repeat_interleave(2)
-    fork.reorder_cache(torch.tensor([1, 0]))
+    fork.reorder_cache(torch.LongTensor([1, 0]))
     close(loaded.model(input_ids=ids[:, -7:].expand(2, -1), past_key_values=fork).logits, whole[:, -7:].expand(2, -1, -1))
 
 

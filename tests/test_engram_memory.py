@@ -16,7 +16,7 @@ from shared.errors import UserError
 adapter = import_module("sprints.04_engram.code.adapter")
 memory = import_module("sprints.04_engram.code.memory")
 
-CONFIG = memory.EngramConfig(rows=211, layers=(1, 3))
+CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 FACTS = ["The port of the harbour master is 4711.", "Q: Who paints the red door?\nA: Old Marlene does.", "zinc -> Zn, lead -> Pb"]
 
 
