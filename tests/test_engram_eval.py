@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
-from shared.report import read_all
 
 comparison = import_module("sprints.04_engram.code.comparison")
 evaluate = import_module("sprints.04_engram.code.evaluate")
@@ -153,7 +152,7 @@ def test_page_says_what_was_not_run():
 
 @pytest.mark.skipif(not (RESULTS / "evaluation_report.md").is_file(), reason="the evaluation has not been published yet")
 def test_committed_page_is_that_of_the_committed_reports():
-    assert (RESULTS / "evaluation_report.md").read_text(encoding="utf-8") == report_page.page(read_all(RESULTS), comparison.LABELS)
+    assert (RESULTS / "evaluation_report.md").read_text(encoding="utf-8") == evaluate.page_of(RESULTS)
 
 
 def test_a_rate_that_is_too_high_loses_and_stops_nothing():

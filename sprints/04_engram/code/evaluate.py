@@ -115,10 +115,15 @@ def main(args: Args) -> dict[str, dict]:
     return reports
 
 
+def page_of(folder: Path) -> str:
+    found = read_all(folder)
+    return report_page.page({name: found[name] for name in EXPERIMENTS if name in found}, LABELS)
+
+
 def write_page(args: Args) -> None:
-    """evaluation_report.md beside the reports, of whatever is there."""
+    """evaluation_report.md beside the reports, of those of this program that are there."""
     folder = runlog.Run(args, __file__, "page", title="", objective="", setup={}).folder.parent  # it knows where results go
-    write_atomically(folder / "evaluation_report.md", report_page.page(read_all(folder), LABELS).encode())
+    write_atomically(folder / "evaluation_report.md", page_of(folder).encode())
 
 
 if __name__ == "__main__":
