@@ -38,6 +38,7 @@ VARIANTS = (
     Variant("orders_2", "order 2 alone", {"orders": (2,)}),
     Variant("orders_2_3", "orders 2, 3", {"orders": (2, 3)}),
     Variant("orders_2_3_5_8", "orders 2, 3, 5, 8", {"orders": (2, 3, 5, 8)}),
+    Variant("orders_3_5_8", "orders 3, 5, 8", {"orders": (3, 5, 8)}),
     Variant("orders_8", "order 8 alone", {"orders": (8,)}),
     Variant("heads_1", "1 head", {"heads": 1}),
     Variant("heads_8", "8 heads", {"heads": 8}),
