@@ -1,0 +1,237 @@
+"""Give the alias `champion` to a model, if every gate lets it through; or take it back.
+
+$ .venv/bin/python -m sprints.05_cyoa.code.promote                    the shipped model; `make cyoa-eval` does this at its end
+$ .venv/bin/python -m sprints.05_cyoa.code.promote --model FOLDER     a model folder that was evaluated
+$ .venv/bin/python -m sprints.05_cyoa.code.promote --rollback         the champion before
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from shared import models
+from shared.errors import UserError
+from shared.report import write_atomically
+from shared.runlog import console
+
+from . import registry
+from .registry import ALIAS, NAME, Registry, RegistryError
+from .storytext import BEGIN
+from .versions import Store
+
+PANEL = "panel.json"
+HISTORY = "champions"  # tag of the registered model: versions, the newest last
+TOKENS = 24  # that the trial of a model writes
+
+
+@dataclass
+class Args:
+    """Which model, and which way."""
+
+    model: Path = registry.SHIPPED
+    """A model folder with card.json and panel.json."""
+    rollback: bool = False
+    """Give the alias back to the champion before."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reasons` says of every gate what it found; the alias moved only if `promoted`."""
+
+    version: str | None
+    promoted: bool
+    reasons: list[str]
+
+
+class GateError(RegistryError):
+    """A gate did not let a model through."""
+
+
+def write_panel(folder: Path, data_version: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the quality panel of a model beside its weights.
+
+    A metric has `value`, `noise` (half its 95 % interval, 0 where exact) and `better`: higher, lower, or band, then with `band`,
+    the 5th to 95th percentile of human text, outside of which it is worse.
+    """
+    panel = {"weights": registry.weights(folder), "data_version": data_version, "metrics": metrics}
+    write_atomically(folder / PANEL, (json.dumps(panel, indent=1) + "\n").encode())
+
+
+def read_panel(folder: Path) -> dict[str, Any]:
+    """Raises GateError where there is none, or it is none of these weights."""
+    try:
+        panel = json.loads((folder / PANEL).read_text(encoding="utf-8"))
+        if not all(math.isfinite(badness(one)) and one["noise"] >= 0 for one in panel["metrics"].values()) or not panel["metrics"]:
+            raise ValueError("a metric is no number, or there is none")
+        same = panel["weights"] == registry.weights(folder)
+    except FileNotFoundError:
+        raise GateError("it was not evaluated: run `make cyoa-eval`") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"its panel is damaged ({error}): run `make cyoa-eval`") from None
+    if not same:
+        raise GateError("its panel belongs to other weights: run `make cyoa-eval`")
+    return panel
+
+
+def badness(metric: Mapping[str, Any]) -> float:
+    """How bad a metric is, in its unit: larger is worse."""
+    value = metric["value"]
+    if metric["better"] == "band":
+        low, high = metric["band"]
+        return max(low - value, value - high, 0)
+    return {"higher": -value, "lower": value}[metric["better"]]
+
+
+def worse(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Metrics of a panel that are worse than the champion's beyond the noise of both, and those it lacks."""
+    found = []
+    for key, before in old["metrics"].items():
+        now = new["metrics"].get(key)
+        if now is None:
+            found.append(f"{key} is missing")
+            continue
+        noise = math.hypot(now["noise"], before["noise"])
+        if badness(now) - badness(before) > noise:
+            found.append(f"{key} {now['value']:.4g} against {before['value']:.4g} (noise {noise:.2g})")
+    return found
+
+
+def writes(folder: Path) -> str:
+    """What a model folder writes when it is loaded and asked for a beginning. Raises GateError where it cannot."""
+    import torch
+
+    try:
+        loaded = models.load(str(folder), "cpu")
+        asked = [{"role": "system", "content": "A story of the genre mecha. You are Rokuro (he/him)."}]
+        asked.append({"role": "user", "content": BEGIN})
+        ids = torch.tensor([loaded.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)])
+        with torch.no_grad():
+            finite = bool(torch.isfinite(loaded.model(ids).logits).all())
+            out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+    except Exception as error:  # whatever is wrong with it, it does not play
+        raise GateError(f"it does not load and write ({registry.line(error)})") from None
+    text = loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    if not finite or not text:
+        raise GateError("it writes nothing" if finite else "its logits are not finite")
+    return text
+
+
+class Promotion:
+    """The gates between a model folder and the alias, in the order in which they are asked."""
+
+    def __init__(self, known: Registry, folder: Path, downloads: Path = registry.DOWNLOADS):
+        self.known, self.folder, self.downloads = known, folder, downloads
+        self.version: str | None = None
+        self.panel: dict[str, Any] = {}
+
+    def weights(self) -> str:
+        """Its weights are there, whole, in safetensors."""
+        return f"weights {registry.weights(self.folder)[:12]}"
+
+    def evaluated(self) -> str:
+        """It has a panel of these weights, on the data it was trained with."""
+        self.panel = read_panel(self.folder)
+        if self.panel["data_version"] != registry.read_card(self.folder)["data_version"]:
+            raise GateError(
+                "its panel was measured on another version of the data than it was trained with: train or evaluate again"
+            )
+        return f"a panel of {len(self.panel['metrics'])} measures"
+
+    def registered(self) -> str:
+        """It is a version whose files come back from the store with the same logits."""
+        self.version = self.known.register(self.folder)
+        return f"version {self.version}, logits differ by at most {self.known.get(self.version).tags['round_trip']}"
+
+    def plays(self) -> str:
+        """What the store gives back loads and writes."""
+        assert self.version
+        return f"writes {writes(self.known.fetch(self.version, self.downloads))[:40]!r}"
+
+    def no_worse(self) -> str:
+        """No measure is worse than the champion's beyond noise."""
+        champion = self.known.champion()
+        if champion in (None, self.version):
+            return "there is no other champion to compare with"
+        old = self._panel_of(champion)
+        if old["data_version"] != self.panel["data_version"]:
+            raise GateError(f"the champion, version {champion}, was measured on other data: evaluate it again, on the data of now")
+        if found := worse(self.panel, old):
+            raise GateError(f"worse than version {champion}: {'; '.join(found)}")
+        return f"no measure is worse than version {champion}'s"
+
+    def _panel_of(self, version: str) -> dict[str, Any]:
+        from mlflow.artifacts import download_artifacts
+
+        run = self.known.get(version).run_id
+        try:
+            path = download_artifacts(run_id=run, artifact_path=f"panels/{version}.json", tracking_uri=self.known.store.uri)
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        except Exception as error:
+            raise GateError(f"the panel of the champion, version {version}, is lost ({registry.line(error)})") from None
+
+    def decide(self) -> Decision:
+        """Ask every gate; the alias moves after the last one only."""
+        reasons = []
+        for gate in (self.weights, self.evaluated, self.registered, self.plays, self.no_worse):
+            try:
+                reasons.append(gate())
+            except UserError as problem:
+                return Decision(self.version, False, [*reasons, f"refused: {problem}"])
+        assert self.version
+        client, version = self.known.client, self.known.get(self.version)
+        client.log_text(version.run_id, json.dumps(self.panel), f"panels/{self.version}.json")
+        client.update_model_version(NAME, self.version, registry.describe(registry.read_card(self.folder), self.panel))
+        if self.known.champion() != self.version:
+            move(self.known, [*history(self.known), self.version])
+        return Decision(self.version, True, [*reasons, f"{NAME}@{ALIAS} is version {self.version}"])
+
+
+def history(known: Registry) -> list[str]:
+    """The champions so far, the newest last."""
+    return known.client.get_registered_model(NAME).tags.get(HISTORY, "").split()
+
+
+def move(known: Registry, champions: list[str]) -> None:
+    known.client.set_registered_model_tag(NAME, HISTORY, " ".join(champions))
+    known.client.set_registered_model_alias(NAME, ALIAS, champions[-1])
+
+
+def promote(folder: Path, store: Store | None = None, downloads: Path = registry.DOWNLOADS) -> Decision:
+    """Put a model folder through the gates. A refusal is no error; UserError where the store cannot be used."""
+    return Promotion(Registry(store), folder, downloads).decide()
+
+
+def rollback(store: Store | None = None, downloads: Path = registry.DOWNLOADS, check: Callable[[Path], Any] = writes) -> str:
+    """Give the alias to the champion before, which must still load and write; returns its version."""
+    known = Registry(store)
+    champions = history(known) if known.versions() else []
+    if len(champions) < 2:
+        raise UserError("there is no champion before this one")
+    try:
+        check(known.fetch(champions[-2], downloads))
+    except GateError as problem:
+        raise UserError(f"version {champions[-2]} cannot play ({problem}): the champion stays version {champions[-1]}") from None
+    move(known, champions[:-1])
+    return champions[-2]
+
+
+def main(args: Args) -> None:
+    if args.rollback:
+        console.print(f"{NAME}@{ALIAS} is version {rollback()} again")
+        return
+    decision = promote(args.model)
+    console.print("\n".join(decision.reasons))
+    if not decision.promoted:
+        raise UserError("the champion stays as it was; the reason stands above")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except UserError as problem:
+        raise SystemExit(f"error: {problem}") from None
