@@ -1,0 +1,81 @@
+/* Stories that were begun: the row on the shelf, the list of all, import and export. */
+
+import { call, get } from "./api.js";
+import { button, el } from "./dom.js";
+import { moodOf, scenery } from "./moods.js";
+import { sheet } from "./sheet.js";
+import { attempt, toast } from "./toast.js";
+
+const FORMATS = [
+  ["html", "A page that plays", "one file with every branch, plays without this server"],
+  ["epub", "EPUB", "the way you took, as a book"],
+  ["txt", "Markdown", "the way you took, as text"],
+  ["twee", "Twee 3", "every branch, for Twine"],
+  ["ink", "ink", "every branch, for inklewriter tools"],
+  ["json", "JSON", "everything, to import again"],
+];
+
+const when = (time) => new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+const scenes = (count) => (count === 1 ? "1 scene" : `${count} scenes`);
+
+function save(story) {
+  return el("li", { "data-mood": moodOf(story.genre) },
+    el("a", { class: "save", href: `#/story/${story.id}` },
+      el("span", { class: "save-art" }, scenery(moodOf(story.genre))),
+      el("span", { class: "save-words" }, el("b", {}, story.title), el("span", {}, `${story.genre}, ${scenes(story.node_count)}`), el("small", {}, when(story.updated)))));
+}
+
+/** Import a file that was exported as JSON. */
+function importer() {
+  const input = el("input", { type: "file", accept: ".json,application/json", class: "sr", id: "import", onchange: async () => {
+    const file = input.files[0];
+    input.value = "";
+    if (!file) return;
+    const made = await attempt(() => call("POST", "/stories:import", file));
+    if (made) location.hash = `#/story/${made.story.id}`;
+  } });
+  return el("span", {}, input, el("label", { class: "pill", for: "import" }, "Import a story"));
+}
+
+async function remove(story, row) {
+  const done = await attempt(() => call("DELETE", `/stories/${story.id}`).then(() => true));
+  if (!done) return;
+  row.hidden = true;
+  const back = async () => {
+    const restored = await attempt(() => call("PATCH", `/stories/${story.id}`, { deleted: false }));
+    if (restored) row.hidden = false;
+  };
+  const note = toast(`“${story.title}” is put away.`);
+  note.append(el("button", { type: "button", class: "pill", onclick: () => { note.remove(); back(); } }, "Bring it back"));
+}
+
+/** The sheet with every saved story. */
+export async function allSaves() {
+  const answer = await attempt(() => get("/stories?limit=200"));
+  if (!answer) return;
+  const rows = answer.stories.map((story) => {
+    const row = save(story);
+    row.append(button("trash", `Put away ${story.title}`, () => remove(story, row), { class: "plain" }));
+    return row;
+  });
+  const list = rows.length > 0 ? el("ul", { class: "saves" }, rows) : el("p", {}, "Nothing yet. Every story you begin is kept here by itself.");
+  sheet("Your stories", [el("p", {}, importer()), list]);
+}
+
+/** The three stories that were played last, in `place`. */
+export async function recent(place) {
+  const answer = await get("/stories?limit=3").catch(() => ({ stories: [] }));
+  const head = el("div", { class: "shelf-head" }, el("h2", {}, answer.stories.length > 0 ? "Go on" : "New here?"),
+    el("span", { class: "row" }, button("shelf", "All your stories", allSaves, { class: "pill" })));
+  const rest = answer.stories.length > 0
+    ? el("ul", { class: "saves across" }, answer.stories.slice(0, 3).map(save))
+    : el("p", {}, "Pick a card below and begin. Choose with a click or the keys 1 to 9, or write what you do in your own words.");
+  place.replaceChildren(el("section", { class: "wrap" }, head, rest));
+}
+
+/** The sheet with the formats a story can leave in. */
+export function exports(story) {
+  const links = FORMATS.map(([format, name, what]) =>
+    el("li", {}, el("a", { class: "pill", href: `/stories/${story.id}/export?format=${format}`, download: "" }, name), " ", el("span", {}, what)));
+  sheet("Take the story with you", el("ul", { class: "exports" }, links));
+}

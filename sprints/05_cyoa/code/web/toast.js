@@ -1,0 +1,62 @@
+/* Messages at the edge of the screen, and words for screen readers only. */
+
+import { $, el, icon } from "./dom.js";
+
+const TEXTS = {
+  offline: "The server cannot be reached. Everything written so far is kept there.",
+  too_many: "Two scenes at a time is the limit. Let one finish first.",
+  busy: "The storyteller has a full house right now.",
+  too_large: "That is more than the server takes. Make it shorter.",
+  not_ready: "The storyteller is still waking up.",
+  engine: "The storyteller lost the thread.",
+  engine_timeout: "The storyteller took too long.",
+  unauthorized: "This server asks for its token: open the link that the server printed.",
+  deadline: "Time was up, so the scene ends early. You can go on from here.",
+  shutdown: "The server is closing. The scene so far is kept.",
+};
+
+/** Show `text`; with `again` there is a button to try once more, after `wait` seconds. */
+export function toast(text, { again, wait = 0, error = false } = {}) {
+  const box = el("div", { class: error ? "toast bad" : "toast" });
+  const gone = () => box.remove();
+  box.append(el("p", { role: error ? "alert" : "status" }, text));
+  if (again) {
+    const retry = el("button", { type: "button", class: "pill", onclick: () => { gone(); again(); } }, "Try again");
+    const count = (left) => {
+      retry.disabled = left > 0;
+      retry.textContent = left > 0 ? `Try again (${left})` : "Try again";
+      if (left > 0) setTimeout(count, 1000, left - 1);
+    };
+    count(Math.ceil(wait));
+    box.append(retry);
+  }
+  box.append(el("button", { type: "button", class: "plain", "aria-label": "Close the message", onclick: gone }, icon("close")));
+  const host = document.querySelector("dialog[open]") || $("#toasts"); // a modal dialog makes everything outside it inert
+  if (host.id !== "toasts") box.classList.add("inside");
+  host.append(box);
+  if (!error) setTimeout(gone, 5000);
+  return box;
+}
+
+/** Tell about a failed request; `again` repeats it where that can help. */
+export function complain(problem, again) {
+  const hopeless = [400, 401, 403, 404, 409, 413, 422].includes(problem.status) || problem.status === undefined;
+  const sentence = TEXTS[problem.code] || `That did not work: ${problem.message}.`;
+  toast(sentence, { error: true, again: hopeless ? null : again, wait: problem.retryAfter || 0 });
+  if (problem.status === undefined) console.error(problem);
+}
+
+/** Do `work`, and complain with a way to repeat it when it fails. */
+export async function attempt(work) {
+  try {
+    return await work();
+  } catch (problem) {
+    complain(problem, () => attempt(work));
+    return undefined;
+  }
+}
+
+/** Let screen readers say `text` once, without interrupting. */
+export function announce(text) {
+  $("#announce").textContent = text;
+}
