@@ -78,7 +78,7 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
         with ExitStack() as stack:
             stack.enter_context(generations.places(request.client.host if request.client else ""))
             engine = stack.enter_context(champion.lease())
-            pieces = _within(generations.deadline, engine.submit(asked))
+            pieces = _within(generations.limits.deadline, engine.submit(asked))
             if body.stream:
                 first = await anext(pieces)  # an error before any text is an error of HTTP
                 kept = stack.pop_all()
@@ -127,8 +127,8 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
 
 
 async def _within(seconds: float, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
-    """The pieces that come in time; then the answer ends as one that is too long."""
-    end = asyncio.get_running_loop().time() + seconds
+    """The pieces that come in time; then the answer ends as one that is too long. Raises ApiError 504 when there was none."""
+    end, piece = asyncio.get_running_loop().time() + seconds, None
     async with aclosing(pieces):
         try:
             while True:
@@ -138,6 +138,8 @@ async def _within(seconds: float, pieces: AsyncGenerator[Piece, None]) -> AsyncG
         except StopAsyncIteration:
             return
         except TimeoutError:
+            if piece is None:
+                raise ApiError(504, "the engine took too long") from None
             yield Piece("", 0, "length")
 
 

@@ -23,7 +23,7 @@ from .shapes import ChoiceOut, Settings
 from .store import Store, card_of
 from .tables import RUNNING, Node, Story
 
-HEARTBEAT, FLUSH, DRAIN = 10.0, 0.5, 10.0  # seconds
+FLUSH = 0.5  # seconds between two writes of a growing text
 log = logging.getLogger("cyoa")
 WHY = {
     "deadline": ("deadline", "the scene took too long; what is there is kept"),
@@ -58,7 +58,7 @@ class Job:
 class Generations:
     def __init__(self, store: Store, champion: Champion, clients: Clients, metrics: Metrics, limits: Limits):
         self.store, self.champion, self.clients, self.metrics = store, champion, clients, metrics
-        self.admission, self.deadline, self.grace = Admission(limits.queue), limits.deadline, limits.grace
+        self.admission, self.limits = Admission(limits.queue), limits
         self.jobs: dict[str, Job] = {}
         self.draining = False
 
@@ -91,7 +91,7 @@ class Generations:
         draft, finish, genre = None, "", ""
         try:
             with places, self.champion.lease() as engine:
-                async with asyncio.timeout(self.deadline):
+                async with asyncio.timeout(self.limits.deadline):
                     request, story, ending = await asyncio.to_thread(self._prepare, engine, node)
                     final["model_version"], genre = engine.model_version, story.genre
                     async with aclosing(writing.scene(engine, request, story.genre, ending=ending)) as pieces:
@@ -143,7 +143,7 @@ class Generations:
             await asyncio.sleep(FLUSH)
             if job.readers:
                 job.seen = loop.time()
-            if loop.time() - job.seen > self.grace:
+            if loop.time() - job.seen > self.limits.grace:
                 job.stop("disconnect")
             if len(job.text) > stored:
                 stored = len(job.text)
@@ -171,7 +171,7 @@ class Generations:
             old = [choice.text for choice in node.all_choices]
             request = Request(asked, temperature=max(0.5, Settings(**story.settings).temperature))
             try:
-                async with asyncio.timeout(self.deadline):
+                async with asyncio.timeout(self.limits.deadline):
                     texts = await writing.reroll(engine, request, node.text, story.genre, old)
             except TimeoutError:
                 raise ApiError(504, "the engine took too long") from None
@@ -194,11 +194,11 @@ class Generations:
                 await asyncio.wait([job.task])
 
     async def drain(self) -> None:
-        """Let nobody in any more; what is not written in DRAIN seconds is stopped and kept as it is."""
+        """Let nobody in any more; what is not written in time is stopped and kept as it is."""
         self.draining = True
         tasks = [job.task for job in self.jobs.values() if job.task]
         if tasks:
-            await asyncio.wait(tasks, timeout=DRAIN)
+            await asyncio.wait(tasks, timeout=self.limits.drain)
         for job in list(self.jobs.values()):
             job.stop("shutdown")
         if tasks:
@@ -217,7 +217,7 @@ class Generations:
                         at = max(at, len(job.text))
                         continue
                     try:
-                        async with asyncio.timeout(HEARTBEAT):
+                        async with asyncio.timeout(self.limits.heartbeat):
                             await news.wait()
                     except TimeoutError:
                         yield ": heartbeat\n\n"

@@ -36,6 +36,8 @@ class Limits:
     burst: int = 20
     deadline: float = 30.0  # seconds for a scene, waiting included
     grace: float = 10.0  # seconds that a scene is written without a reader
+    drain: float = 10.0  # seconds that a running scene has when the server is stopped
+    heartbeat: float = 10.0  # seconds of silence in a stream
 
 
 class Clients:

@@ -5,7 +5,7 @@
     make cyoa-serve ARGS="--engine openai --base-url http://gpu-host:8000/v1"
     make cyoa-serve ARGS="--public"                             for other machines too, with a token
 
-SIGTERM and Ctrl-C let scenes end for ten seconds, then keep what is there.
+SIGTERM and Ctrl-C let scenes end for a while, then keep what is there.
 """
 
 import asyncio
@@ -33,7 +33,6 @@ from .. import scenarios
 from ..engines.choose import Kind, open_engine
 from .app import LOCAL, create_app
 from .champion import Champion
-from .generation import DRAIN
 from .limits import Limits
 from .store import Store
 
@@ -66,6 +65,10 @@ class Args(runlog.Args):
     """Seconds for a scene, waiting included; then its text so far is kept."""
     grace: float = Limits.grace
     """Seconds that a scene is written on when its reader is gone."""
+    drain: float = Limits.drain
+    """Seconds that running scenes have when the server is stopped."""
+    heartbeat: float = Limits.heartbeat
+    """Seconds of silence after which a stream gives a sign of life."""
     watch: float = 30.0
     """Seconds between two looks at who is champion."""
     open: bool = True
@@ -91,13 +94,15 @@ class Server(uvicorn.Server):
             store,
             Champion(source, open_champion),
             scenarios.load(),
-            limits=Limits(queue=args.queue, parallel=args.per_client, deadline=args.deadline, grace=args.grace),
+            limits=Limits(
+                args.queue, args.per_client, Limits.rate, Limits.burst, args.deadline, args.grace, args.drain, args.heartbeat
+            ),
             hosts=None if args.public else LOCAL,
             token=token,
             watch=args.watch,
         )
         self.listener = listener
-        timeout = round(DRAIN + 3)
+        timeout = round(args.drain + 3)
         super().__init__(
             uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=timeout, server_header=False)
         )

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from shared.errors import UserError
 
+from ..exports.formats import export, import_story
 from ..scenarios import Person, Scenario
 from . import shapes
 from .database import AlreadyMadeError, Key
@@ -122,8 +123,6 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
 
     @router.get("/stories/{story_id}/export", response_class=Response)
     def export_story(story_id: UUID, format: Literal["json", "txt", "twee", "ink", "epub", "html"] = "json") -> Response:
-        from ..exports.formats import export
-
         content = export(store.document(str(story_id)), format)
         name = f"story-{str(story_id)[:8]}.{'md' if format == 'txt' else format}"
         return Response(content, media_type=MEDIA[format], headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -131,8 +130,6 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
     @router.post("/stories:import", status_code=201, openapi_extra={"requestBody": {"content": {"application/json": {}}}})
     async def import_document(request: Request) -> StartedStory:
         """A story from a JSON export, under new ids."""
-        from ..exports.formats import import_story
-
         try:
             document = await thread(import_story, await request.body())
         except UserError as error:
