@@ -15,7 +15,7 @@ adapter = import_module("sprints.04_engram.code.adapter")
 memory = import_module("sprints.04_engram.code.memory")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
-TEXT = "Q: Who paints the red door of the harbour?\nA: Old Marlene paints it, and nobody else ever paints the red door."
+TEXT = "Q: Who paints the red door?\nA: Marlene paints it, and nobody else paints the red door."
 KINDS = {
     "guard": CONFIG,
     "no guard": replace(CONFIG, guard=False),
@@ -108,7 +108,7 @@ MODES = {
 def test_generation_is_the_same_with_and_without_a_cache(loaded, attached, ids, mode):
     prompt = torch.cat([torch.nn.functional.pad(ids[:, :12], (2, 0), value=1), ids[:, 3:17]])
     mask = (torch.arange(14) >= torch.tensor([[2], [0]])).long()
-    options = {"attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
+    options = {"attention_mask": mask, "max_new_tokens": 7, "do_sample": False}
     plain = {key: value for key, value in MODES[mode].items() if "cache" not in key and "chunk" not in key}
     cached = loaded.model.generate(prompt, **options, **MODES[mode])
     assert torch.equal(cached, loaded.model.generate(prompt, **options, **plain, use_cache=False))
@@ -119,7 +119,7 @@ def test_generation_is_the_same_with_and_without_a_cache(loaded, attached, ids, 
 def test_drafted_tokens_that_are_refused_leave_no_trace(loaded, attached, ids):
     """Prompt look-up proposes several tokens at once and crops the cache when the model says otherwise; so does an assistant."""
     prompt = ids[:, :20]
-    options = {"max_new_tokens": 16, "do_sample": False}
+    options = {"max_new_tokens": 10, "do_sample": False}
     plain = loaded.model.generate(prompt, use_cache=False, **options)
     assert torch.equal(loaded.model.generate(prompt, prompt_lookup_num_tokens=3, max_matching_ngram_size=1, **options), plain)
     assistant = copy.deepcopy(loaded.model)
