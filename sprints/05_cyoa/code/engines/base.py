@@ -6,16 +6,16 @@
 `submit` is an async generator: closing it, or cancelling the task that reads it, frees the engine at once.
 """
 
-import asyncio
+# ruff: noqa: N818  # named by what happened, as HTTP names it
+
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 Finish = Literal["stop", "length"]
-T = TypeVar("T")
 
 
 class EngineError(Exception):
@@ -50,12 +50,6 @@ class EngineClosed(EngineError):
     status = 503
 
 
-class DeadlineExceeded(EngineError):
-    """The answer took too long; what was written before stays good."""
-
-    status = 504
-
-
 class UpstreamDown(EngineError):
     """The server behind the engine refuses, fails or breaks off."""
 
@@ -70,7 +64,7 @@ class UpstreamTimeout(EngineError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to write. `prompt` is raw text in place of messages; `prefix` is how the answer has to begin, and is not repeated in it."""
+    """What to write. `prompt` is raw text in place of messages; `prefix` is how the answer begins, and is not repeated in it."""
 
     messages: list[dict[str, str]] = field(default_factory=list)
     max_tokens: int = 96
@@ -139,21 +133,3 @@ class Admission:
         finally:
             self.inside -= 1
             self._seconds += 0.1 * (monotonic() - started - self._seconds)
-
-
-async def within(seconds: float, pieces: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """The same pieces, until `seconds` are over: then DeadlineExceeded. However it ends, `pieces` is closed."""
-    try:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise DeadlineExceeded(f"no end after {seconds:g} s") from None
-            yield piece
-    finally:
-        if isinstance(pieces, AsyncGenerator):
-            await pieces.aclose()

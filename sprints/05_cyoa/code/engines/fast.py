@@ -5,6 +5,7 @@ CTranslate2 (https://github.com/OpenNMT/CTranslate2) holds no place for a newcom
 makes the next batch. One thread per engine: more processes use more cores better than more threads.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +33,7 @@ SEEDING = threading.Lock()  # CTranslate2 has one seed for the process
 Precision = Literal["int8", "float32"]
 
 
-class Unsupported(UserError):
+class UnsupportedError(UserError):
     """CTranslate2 does not know this architecture."""
 
 
@@ -50,14 +52,17 @@ class Fast(Worker):
         super().__init__(Prompts(tokenizer, stop_ids, context), model_version or self._folder.name)
 
     def _open(self) -> ctranslate2.Generator:
-        return ctranslate2.Generator(str(self._folder), device="cpu", compute_type=self._precision, inter_threads=1, intra_threads=1)
+        return ctranslate2.Generator(
+            str(self._folder), device="cpu", compute_type=self._precision, inter_threads=1, intra_threads=1
+        )
 
     def _batch(self, first: Job) -> list[Job]:
         if first.request.seed is not None:
             return []
         if len(self._jobs) < self._size - 1:
             self._news.wait_for(lambda: self._closing or len(self._jobs) >= self._size - 1, GATHER)
-        same = [job for job in self._jobs if not job.cancelled and _sampling(job.request) == _sampling(first.request)]
+        kind = _sampling(first.request)
+        same = [job for job in self._jobs if job.request.seed is None and not job.cancelled and _sampling(job.request) == kind]
         taken = same[: self._size - 1]
         for job in taken:
             self._jobs.remove(job)
@@ -69,7 +74,10 @@ class Fast(Worker):
             return
         with SEEDING:  # a thread of CTranslate2 reads the seed once, at its first draw: a seeded request needs a new one
             ctranslate2.set_random_seed(seed or 2**31)
-            self._generate(self._open(), jobs)
+            generator = self._open()
+            self._generate(generator, jobs)
+            while generator.num_active_batches:  # its thread still has to drop the callback: to end it now would be a deadlock
+                time.sleep(0.0005)
             ctranslate2.set_random_seed(secrets.randbits(31))
 
     def _generate(self, generator: ctranslate2.Generator, jobs: list[Job]) -> None:
@@ -110,7 +118,7 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 
 def convert(folder: Path, precision: Precision) -> Path:
-    """The folder with the weights for CTranslate2, converted unless that was done before. Raises Unsupported, UserError."""
+    """The folder with the weights for CTranslate2, converted unless that was done before. Raises UnsupportedError, UserError."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{folder} holds no safetensors: open a folder with model.safetensors")
@@ -147,10 +155,13 @@ def _convert(folder: Path, place: Path, precision: Precision) -> None:
         def load_tokenizer(self, *_, **__):
             return loaded.tokenizer
 
+    gc.freeze()  # after each layer the converter collects garbage, among all that is loaded
     try:
         Converter(str(folder)).convert(str(place), quantization=precision, force=True)
     except (ValueError, NotImplementedError) as error:
-        raise Unsupported(f"CTranslate2 cannot take {folder} ({error}): use --engine hf") from error
+        raise UnsupportedError(f"CTranslate2 cannot take {folder} ({error}): use --engine hf") from error
+    finally:
+        gc.unfreeze()
     path = place / "config.json"
     config = json.loads(path.read_bytes())
     path.write_text(json.dumps(config | {"bos_token": config["bos_token"] or config["eos_token"]}))  # it refuses to load null

@@ -86,7 +86,7 @@ class Answer:
     def take(self) -> Piece | None:
         """What was added since the last time, except what may turn out to be the beginning of a stop string."""
         self._read()
-        held = 0 if self.finish else max((_overlap(self._text, stop) for stop in self._stop), default=0)
+        held = 0 if self.finish else max((overlap(self._text, stop) for stop in self._stop), default=0)
         text, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
         if not text and not self.finish:
             return None
@@ -94,6 +94,6 @@ class Answer:
         return Piece(text, count, self.finish)
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many letters of the beginning of `stop` stand at the end of `text`."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,10 +1,11 @@
 """A thread that owns a model, and the way from it to the event loop: the part that `fast`, `hf` and `mlx` share."""
 
 import asyncio
+import atexit
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -43,6 +44,7 @@ class Worker(ABC):
         self._due = 0.0  # when to publish again
         self._thread = threading.Thread(target=self._work, name=f"{self.name}-engine", daemon=True)
         self._thread.start()
+        atexit.register(self._stop)
 
     async def submit(self, request: Request) -> AsyncGenerator[Piece, None]:
         job = Job(request, self.prompts)
@@ -62,10 +64,14 @@ class Worker(ABC):
             job.cancelled = True
 
     async def close(self) -> None:
+        await asyncio.to_thread(self._stop)
+        atexit.unregister(self._stop)
+
+    def _stop(self) -> None:
         with self._news:
             self._closing = True
             self._news.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()  # a native library aborts when its threads outlive the interpreter
 
     @abstractmethod
     def _batch(self, first: Job) -> list[Job]:
@@ -75,7 +81,7 @@ class Worker(ABC):
     def _answer(self, jobs: list[Job]) -> None:
         """Answer all jobs; returns when each is over or the worker is closing."""
 
-    def _release(self) -> None:
+    def _release(self) -> None:  # noqa: B027  # most have nothing
         """Give back what the thread holds; it calls this last."""
 
     def _work(self) -> None:
@@ -119,7 +125,7 @@ class Worker(ABC):
             job.done = True
 
     @staticmethod
-    def _post(mail: list[tuple[Job, Piece | Exception]]) -> None:
+    def _post(mail: Sequence[tuple[Job, Piece | Exception]]) -> None:
         for loop in {job.loop for job, _ in mail}:
             with suppress(RuntimeError):  # the loop is closed, with its readers
                 loop.call_soon_threadsafe(_deliver, [(job.mail.put_nowait, piece) for job, piece in mail if job.loop is loop])

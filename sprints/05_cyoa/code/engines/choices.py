@@ -1,0 +1,181 @@
+"""A scene and its choices, so that the choices are valid whatever the model writes.
+
+    async for part in scene(engine, request, "mecha"):   # pieces of the scene as it is written, then a Draft
+
+The model writes both in one go. Of its choices the valid ones stay: distinct, with a word in them, of at most 80 letters, and not
+the choice just taken. Are there fewer than two, it is asked for one line at a time behind `>`; what is still missing comes from
+the deck of the genre.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from zlib import crc32
+
+import yaml
+
+from ..storytext import THE_END, Draft, plain
+from .base import Engine, EngineError, Piece, Request
+from .prompts import overlap
+
+DECK = Path(__file__).resolve().parents[2] / "data" / "choice_deck.yaml"
+FEWEST, MOST, LONGEST = 2, 3, 80
+MARKS = ("\n>", f"\n{THE_END}")  # what ends a scene
+LOOP = 48  # letters: a scene that repeats so many is going in circles and is ended
+STILL = "For a moment nothing stirs."  # stands in for a scene without a word
+
+
+async def scene(engine: Engine, request: Request, genre: str, ending: bool = False) -> AsyncGenerator[Piece | Draft, None]:
+    """The answer to a prompt of `storytext.messages`: pieces of the scene's text, at last the Draft, whose scene is these pieces
+    joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one. Raises EngineError before the scene is whole."""
+    for again in (0, 1):  # a model may answer without a word; then once more
+        writer = _Writer()
+        async with aclosing(engine.submit(_reseeded(request, again))) as pieces:
+            async for piece in pieces:
+                text = writer.add(piece)
+                yield Piece(text, piece.token_count, piece.finish)
+                if writer.enough(ending):
+                    break
+        if rest := writer.rest():
+            yield Piece(rest, 0)
+        if writer.shown:
+            break
+    else:
+        yield Piece(STILL, 0)
+    written = writer.shown or STILL
+    if ending or writer.ending:
+        yield Draft(written, (), True)
+        return
+    taken = _taken(request)
+    found = valid(writer.lines(), [taken])
+    if len(found) < FEWEST:
+        found = await _forced(engine, request, written, found, [taken], FEWEST)
+    yield Draft(written, _filled(found, genre, [taken], written))
+
+
+async def reroll(engine: Engine, request: Request, scene: str, genre: str, old: Iterable[str]) -> tuple[str, ...]:
+    """Three other choices for a scene that stands; `request` is the one that it answered."""
+    avoid = [_taken(request), *old]
+    found = await _forced(engine, request, scene, (), avoid, MOST)
+    return _filled(found, genre, avoid, scene, MOST)
+
+
+def deck(genre: str, taken: Iterable[str] = (), salt: str = "") -> tuple[str, ...]:
+    """Three choices that fit any scene of a genre, without a model; `salt` varies which."""
+    cards = _deck()
+    own, common = cards.get(genre, []), cards["any"]
+    turn = crc32(salt.encode())
+    order = [cards[(turn + at) % len(cards)] for cards in (own, common) if cards for at in range(len(cards))]
+    return valid(order, taken)
+
+
+def valid(lines: Iterable[str], avoid: Iterable[str] = ()) -> tuple[str, ...]:
+    """The first three lines that can be choices, tidied."""
+    found, seen = [], {_key(text) for text in (*avoid, THE_END)}
+    for line in lines:
+        text = re.sub(r"^\(?\d[.):]\s*", "", plain(line)).strip(' "*-')
+        if len(text) <= LONGEST and re.search(r"[^\W\d_]{2}", text) and (key := _key(text)) not in seen:
+            seen.add(key)
+            found.append(text)
+    return tuple(found[:MOST])
+
+
+class _Writer:
+    """Parts what a model writes into the scene, as far as it may be shown, and the lines after it."""
+
+    def __init__(self):
+        self._text = "\n"  # so that a mark at the very beginning is one
+        self._end: int | None = None
+        self._cut = False
+        self.shown = ""
+
+    def add(self, piece: Piece) -> str:
+        """Take a piece; what of the scene can be shown now."""
+        self._text += piece.text
+        self._cut = piece.finish == "length"
+        if self._end is None:
+            found = [at for mark in MARKS if (at := self._text.find(mark)) >= 0]
+            self._end = min(found, default=None)
+        held = 0 if self._end is not None else max(overlap(self._text, mark) for mark in MARKS)
+        return self._show(self._text[: len(self._text) - held if self._end is None else self._end])
+
+    def rest(self) -> str:
+        """What is left to show after the last piece; a sentence that was cut off trails away."""
+        if self._end is not None:
+            return ""
+        text = self._show(self._text)
+        if self._cut and self.shown and self.shown[-1] not in ".!?\"'":
+            self.shown += "..."
+            text += "..."
+        return text
+
+    def _show(self, text: str) -> str:
+        new = text.strip()[len(self.shown) :]
+        self.shown += new
+        return new
+
+    def enough(self, ending: bool) -> bool:
+        """Whether the model may stop: the scene is all we need, it goes in circles, or there are three choices."""
+        if self._end is None:
+            return len(self.shown) > LOOP and self.shown.count(self.shown[-LOOP:]) > 1
+        return ending or self.ending or len(self.lines(whole=True)) >= MOST
+
+    @property
+    def ending(self) -> bool:
+        return self._end is not None and self._text.startswith(MARKS[1], self._end)
+
+    def lines(self, whole: bool = False) -> list[str]:
+        """The choices as they were written; `whole` leaves out a last one that may go on."""
+        lines = [] if self._end is None else self._text[self._end :].split("\n")
+        lines = lines[:-1] if whole or self._cut else lines
+        return [line for line in lines if line.startswith(">")]
+
+
+async def _forced(
+    engine: Engine, request: Request, scene: str, found: tuple[str, ...], avoid: list[str], wanted: int
+) -> tuple[str, ...]:
+    """Ask for the missing choices one line at a time, each at most twice. An engine that fails here does not cost the scene."""
+    for attempt in range(2 * (wanted - len(found))):
+        prefix = "\n".join([scene, "", *(f"> {choice}" for choice in found), ">"])
+        warmer = request.temperature + 0.2 * attempt  # what was no choice at first shall not come again
+        asked = replace(request, prefix=prefix, max_tokens=24, stop=("\n",), temperature=warmer)
+        line, finish = "", None
+        try:
+            async with aclosing(engine.submit(_reseeded(asked, 2 + attempt))) as pieces:
+                async for piece in pieces:
+                    line, finish = line + piece.text, piece.finish
+        except EngineError:
+            break
+        if finish == "stop":
+            found = valid([*found, line], avoid)
+        if len(found) >= wanted:
+            break
+    return found
+
+
+def _filled(found: tuple[str, ...], genre: str, avoid: list[str], scene: str, wanted: int = FEWEST) -> tuple[str, ...]:
+    missing = max(0, wanted - len(found))
+    return (*found, *deck(genre, [*avoid, *found], scene)[:missing])
+
+
+def _taken(request: Request) -> str:
+    """The choice that the request goes on from."""
+    last = (request.messages[-1]["content"] if request.messages else "").rsplit("\n", 1)[-1]
+    return last.removeprefix(">").strip() if last.startswith(">") else ""
+
+
+def _reseeded(request: Request, by: int) -> Request:
+    return request if request.seed is None else replace(request, seed=(request.seed + by) % 2**32)
+
+
+def _key(text: str) -> str:
+    """Choices with the same key are the same to a player."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+@cache
+def _deck() -> dict[str, list[str]]:
+    return yaml.safe_load(DECK.read_text(encoding="utf-8"))
