@@ -60,7 +60,7 @@ class Mlx(Worker):
         with self._news:
             found = [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
         new = [job for job in found if not job.cancelled]
-        jobs += new  # whoever is in here is told when the batch fails
+        jobs[:] = [*(job for job in jobs if not job.done and not job.cancelled), *new]  # who is told if the batch fails
         return new
 
 
