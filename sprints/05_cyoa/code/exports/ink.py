@@ -4,7 +4,7 @@ import re
 
 from .reading import UNTAKEN, Book, Leaf
 
-MARKS = re.compile(r"[\\{}\[\]|#~<>]|/(?=[/*])|^[-+*=!(&$]|^(?:TODO|VAR|CONST|LIST|INCLUDE|EXTERNAL)\b")
+MARKS = re.compile(r"[\\{}\[\]|#~<>/*]|^[-+=]|^(?:TODO|VAR|CONST|LIST|INCLUDE|EXTERNAL)\b")
 
 
 def write(book: Book) -> str:

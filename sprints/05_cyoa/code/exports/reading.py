@@ -71,7 +71,7 @@ def book(story: StoryDocument) -> Book:
         walk += [to for _, to in links[at][::-1] if to]
     by_id, leaves = {page.id: page for page in story.pages}, []
     for at, number in numbers.items():
-        led = tuple(Link(text, to and numbers[to]) for text, to in links[at])
+        led = tuple(Link(text, numbers[to] if to else None) for text, to in links[at])
         leaves.append(Leaf(number, paragraphs(by_id[at].text), led, by_id[at].ending))
     beginnings = tuple(Link(f"Beginning {place}" if place else "Begin", numbers[page.id]) for place, page in _counted(starts))
     path = tuple((page.action and line(page.action), numbers[page.id]) for page in story.path() if page.id in numbers)
