@@ -1,0 +1,117 @@
+"""How much text a second of a core gives: the experiment engines of `load`."""
+
+import asyncio
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared import models, runlog
+
+from .. import registry
+from ..engines import throughput
+from ..engines.choose import open_engine
+from . import figures, rivals, servers
+
+REPEATS = 4  # of a burst on the fast engine, whose CPU time would be too short to read
+NAMES = {
+    "fast": "the engine fast in process",
+    "naive": "generate in process, one after the other",
+    "http_fast": "our server",
+    "http_naive": "a naive server",
+    "http_transformers_serve": "transformers serve",
+}
+RATIOS = {
+    "throughput_ratio_vs_naive": ("fast", "naive"),
+    "http_throughput_ratio_vs_naive": ("http_fast", "http_naive"),
+    "http_throughput_ratio_vs_transformers_serve": ("http_fast", "http_transformers_serve"),
+}
+PROMPTS = {"": "from the beginning of a story", "_long_prompts": "from the middle of a story"}
+
+
+def engines(args: Any) -> dict:
+    champion = registry.champion()
+    with (
+        ExitStack() as stack,
+        runlog.Run(
+            args,
+            __file__,
+            "load_engines",
+            title="CYOA: text per second of a core",
+            objective="How much does the fast engine gain over what one writes first, and over the field's own server?",
+            setup={
+                "model": f"{champion.name}: {champion.reason}",
+                "load": f"{args.prompts} prompts at a time, {args.tokens} tokens each, one thread, interleaved, the same sampling",
+                "naive": "model.generate in float32; over HTTP a thread per request, streamed",
+                "transformers serve": " ".join(("--continuous-batching --dtype float32", *servers.PAGED)),
+            },
+        ) as run,
+    ):
+        torch.set_num_threads(1)
+        loaded = models.load(str(champion.folder), "cpu")
+        engine = open_engine("fast", champion.folder, champion.name)
+        stack.callback(lambda: asyncio.run(engine.close()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        running = {name: stack.enter_context(server) for name, server in started(champion.folder, folder).items()}
+
+        def count(text: str) -> int:
+            return len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        chats = {kind: rivals.chats(args.prompts, count, bool(kind)) for kind in PROMPTS}
+
+        def measure(name: str, kind: str) -> float:
+            if name == "naive":
+                return throughput.naive(loaded, chats[kind], args.tokens)
+            if name == "fast":
+                return asyncio.run(throughput.served(engine, chats[kind] * REPEATS, args.tokens))
+            repeats = REPEATS if name == "http_fast" else 1
+            return rivals.efficiency(running[name], chats[kind], args.tokens, count, loaded, repeats)
+
+        for name in NAMES:
+            measure(name, "")  # warms up
+        pairs = list(product(NAMES, PROMPTS))
+        plan = [pairs[(round + place) % len(pairs)] for round in range(args.rounds) for place in range(len(pairs))]
+        measured: dict[str, list[float]] = {}
+        for name, kind in run.track(plan, "rounds"):
+            measured.setdefault(name + kind, []).append(measure(name, kind))
+        for name, kind in pairs:
+            meaning = f"tokens per CPU-second: {NAMES[name]}, {PROMPTS[kind]}"
+            run.metric(f"{name}{kind}_tokens_per_cpu_second", measured[name + kind], higher_is_better=True, meaning=meaning)
+        means = {}
+        for key, kind in product(RATIOS, PROMPTS):
+            ours, other = RATIOS[key]
+            values = np.array(measured[ours + kind]) / np.array(measured[other + kind])
+            means[key + kind] = values.mean()
+            meaning = f"tokens per CPU-second, {NAMES[ours]} over {NAMES[other]}, {PROMPTS[kind]}, per round"
+            run.metric(key + kind, values, unit="x", higher_is_better=True, meaning=meaning)
+        for kind, said in PROMPTS.items():
+            sizes = [count("".join(message["content"] for message in chat)) for chat in chats[kind]]
+            run.observe(f"The prompts {said} have {min(sizes)} to {max(sizes)} tokens.")
+        with runlog.style() as plt:
+            run.figure(
+                figures.engines(plt, measured, NAMES, PROMPTS),
+                "engines",
+                shows="Tokens per CPU-second, in process and over HTTP, from the beginning and from the middle of stories.",
+                matters="The longer the prompt, the more of the time goes into reading it, where the engines differ less.",
+            )
+        run.conclude(
+            f"A second of a core gives {means['throughput_ratio_vs_naive']:.0f} times the text of naive generation in process, "
+            f"{means['http_throughput_ratio_vs_naive']:.0f} times over HTTP, and "
+            f"{means['http_throughput_ratio_vs_transformers_serve']:.1f} times that of transformers serve."
+        )
+    return run.report
+
+
+def started(model: Path, folder: Path) -> dict[str, AbstractContextManager[servers.Server]]:
+    """The three servers, not yet entered; `folder` is for our database."""
+    ports = [servers.free_port() for _ in range(3)]
+    ours = servers.ours(ports[0], folder, "--engine", "fast", "--queue", "64")
+    return {
+        "http_fast": servers.running(ours, ports[0], "/readyz"),
+        "http_naive": servers.running(servers.naive(ports[1], model), ports[1], "/livez"),
+        "http_transformers_serve": servers.running(servers.transformers(ports[2], model), ports[2], "/health"),
+    }
