@@ -1,0 +1,156 @@
+"""The panel: every measure of a set of answers to the same prompts, with the range of human answers as its reference."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from shared import models, stats
+
+from . import likelihood, quality
+from .genre import Moods
+from .storytext import Draft, Example
+
+Better = Literal["higher", "lower", "band"]
+SEEN = 0.01  # p of the rank test, below which a measure is said to see a corruption
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The prompts, and what the measures need: a model that judges, moods, what was trained on, listed words. `genres` is by
+    scenario."""
+
+    examples: Sequence[Example]
+    genres: Mapping[str, str]
+    judge: models.LoadedModel
+    moods: Moods
+    memory: quality.Memory
+    listed: set[str]
+
+    def measure(self, answers: Sequence[str], only: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """The values of every measure: one per answer, of sets one per group of answers."""
+        drafts = quality.drafts(answers)
+        wanted = {name: one for name, one in MEASURES.items() if not only or name in only}
+        return {name: np.asarray(one.values(self, list(answers), drafts)) for name, one in wanted.items()}
+
+    def prompt(self, at: int) -> str:
+        return "\n".join(message["content"] for message in self.examples[at].messages)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`sees` is the corruption that it must see. `better` is band where text can have too little and too much of it."""
+
+    better: Better
+    unit: str
+    meaning: str
+    sees: str
+    values: Callable[[Panel, list[str], list[Draft]], Sequence[Any] | np.ndarray]
+
+
+def _scenes(drafts: Sequence[Draft]) -> list[str]:
+    return [draft.scene for draft in drafts]
+
+
+def _distinct(n: int) -> Callable[[Panel, list[str], list[Draft]], Sequence[float]]:
+    return lambda panel, answers, drafts: [quality.distinct(group, n) for group in quality.groups(_scenes(drafts))]
+
+
+MEASURES: dict[str, Measure] = {
+    "format_validity": Measure(
+        "higher",
+        "fraction",
+        "answers that are a scene with 2 to 4 different choices, or an ending",
+        "a choice twice",
+        lambda p, a, d: [quality.valid_format(draft, quality.taken(example)) for draft, example in zip(d, p.examples, strict=True)],
+    ),
+    "choice_relevance": Measure(
+        "higher",
+        "nats/token",
+        "log-probability of a choice after its scene minus after none, under the untuned base",
+        "choices of other scenes",
+        lambda p, a, d: likelihood.choice_relevance(p.judge, a),
+    ),
+    "distinct_1": Measure("band", "fraction", "different words in groups of scenes", "loop", _distinct(1)),
+    "distinct_2": Measure("band", "fraction", "different word pairs in groups of scenes", "mode collapse", _distinct(2)),
+    "repetition_4": Measure(
+        "band",
+        "fraction",
+        "4-grams of a scene that stood in it before",
+        "loop",
+        lambda p, a, d: [quality.repetition(scene) for scene in _scenes(d)],
+    ),
+    "self_bleu": Measure(
+        "band", "", "BLEU of a scene against a sample of the others", "mode collapse", lambda p, a, d: quality.self_bleu(_scenes(d))
+    ),
+    "order_accuracy": Measure(
+        "higher",
+        "fraction",
+        "other orders of a scene's sentences that the untuned base finds less likely",
+        "shuffled sentences",
+        lambda p, a, d: likelihood.order_accuracy(p.judge, a),
+    ),
+    "carry_over": Measure(
+        "higher",
+        "fraction",
+        "names in a scene that its prompt knows",
+        "answers to other prompts",
+        lambda p, a, d: [quality.carry_over(scene, p.prompt(at)) for at, scene in enumerate(_scenes(d))],
+    ),
+    "mood_accuracy": Measure(
+        "higher",
+        "fraction",
+        "scenes whose mood, of ten, a classifier recognises",
+        "answers to other prompts",
+        lambda p, a, d: p.moods.right(_scenes(d), [p.genres[example.scenario] for example in p.examples]),
+    ),
+    "longest_copy": Measure(
+        "lower",
+        "words",
+        "longest run of words of a scene that stands in a training answer",
+        "copied from training",
+        lambda p, a, d: [p.memory.longest(scene) for scene in _scenes(d)],
+    ),
+    "copied_scenes": Measure(
+        "lower",
+        "fraction",
+        "scenes with such a run of 12 words or more",
+        "copied from training",
+        lambda p, a, d: [p.memory.longest(scene) >= quality.COPIED for scene in _scenes(d)],
+    ),
+    "toxic_scenes": Measure(
+        "lower",
+        "fraction",
+        "answers with a word of the word list",
+        "a listed word",
+        lambda p, a, d: [quality.toxic(answer, p.listed) for answer in a],
+    ),
+}
+
+
+def band(human: np.ndarray) -> tuple[float, float]:
+    """5th to 95th percentile of the values of human answers, widened to their mean where that lies outside."""
+    low, high = np.quantile(np.asarray(human, dtype=float), (0.05, 0.95))
+    return min(float(low), float(np.mean(human))), max(float(high), float(np.mean(human)))
+
+
+def gate(measure: Measure, values: np.ndarray, human: np.ndarray) -> dict[str, Any]:
+    """A measure as the promotion gates read it: its mean, half its 95 % interval, and which way is better."""
+    summary = stats.summary(values)
+    low, high = summary["ci95"] or (summary["mean"], summary["mean"])
+    found = {"value": float(summary["mean"]), "noise": float(high - low) / 2, "better": measure.better}
+    return found | ({"band": list(band(human))} if measure.better == "band" else {})
+
+
+def sight(measure: Measure, human: np.ndarray, spoiled: np.ndarray) -> tuple[float, bool]:
+    """How well a measure tells spoiled from human answers: the area under the ROC curve in its bad direction (either one for a
+    band; 0.5 is blind), and whether a rank test (Mann & Whitney 1947) finds the difference."""
+    good, bad = np.asarray(human, dtype=float), np.asarray(spoiled, dtype=float)
+    if np.ptp(np.concatenate([good, bad])) == 0:
+        return 0.5, False
+    test = mannwhitneyu(bad, good)
+    area = float(test.statistic) / (len(good) * len(bad))
+    area = {"higher": 1 - area, "lower": area, "band": max(area, 1 - area)}[measure.better]
+    return area, bool(test.pvalue < SEEN and area > 0.5)
