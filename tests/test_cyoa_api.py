@@ -1,6 +1,10 @@
-"""The API of CYOA in one process, with the real pocket model behind CTranslate2."""
+"""The API of CYOA in one process, with the real pocket model behind CTranslate2 and sqlite.
+
+The same tests hold elsewhere: CYOA_TEST_DATABASE=postgresql://... and CYOA_TEST_BASE_URL=http://.../v1 (an OpenAI-compatible server).
+"""
 
 import json
+import os
 import time
 from importlib import import_module
 from types import SimpleNamespace
@@ -23,8 +27,11 @@ STREAM = {"Accept": "text/event-stream"}
 def served(tmp_path_factory):
     """A client of the app, with its store and its champion; `source.place` says who is champion."""
     source = SimpleNamespace(place=(models.POCKET, "pocket"))
-    champion = champion_module.Champion(lambda: source.place, lambda place, version: choose.open_engine("fast", place, version))
-    store = store_module.Store(f"sqlite:///{tmp_path_factory.mktemp('api')}/stories.db")
+    url = os.environ.get("CYOA_TEST_BASE_URL", "")
+    kind = "openai" if url else "fast"
+    champion = champion_module.Champion(lambda: source.place, lambda place, version: choose.open_engine(kind, place, version, url))
+    folder = tmp_path_factory.mktemp("api")
+    store = store_module.Store(os.environ.get("CYOA_TEST_DATABASE", f"sqlite:///{folder}/stories.db"), owner=str(folder))
     limits, hosts = limits_module.Limits(parallel=8, rate=1000), frozenset({"testserver"})
     with TestClient(app_module.create_app(store, champion, scenarios.load(), limits=limits, hosts=hosts)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
@@ -36,7 +43,7 @@ def client(served):
     return served.client
 
 
-def wait_until(true, seconds=20):
+def wait_until(true, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -188,38 +195,6 @@ def test_deleted_stories_can_be_had_back(client):
     assert client.delete(url).status_code == 204 and client.get(url).status_code == 404
     assert client.patch(url, json={"title": "x"}).status_code == 404
     assert client.patch(url, json={"deleted": False}).status_code == 200 and client.get(url).status_code == 200
-
-
-def test_wrong_requests_say_what_is_wrong_and_repeat_nothing(client):
-    made, secret = begin(client), "s3cr3t-words"
-    url = f"/stories/{made['story']['id']}/nodes"
-    wrong = [
-        ("/stories", {"prompt": secret * 200, "genre": "x"}, 422),
-        ("/stories", {"prompt": secret}, 422),
-        ("/stories", {"scenario_id": secret}, 404),
-        ("/stories", {"scenario_id": "two-kites", secret: 1}, 422),
-        ("/stories", {"scenario_id": "two-kites", "settings": {"top_k": secret}}, 422),
-        ("/stories", {"scenario_id": "two-kites", "rating": secret}, 422),
-        ("/stories", {"scenario_id": "two-kites", "seed": -1}, 422),
-        (url, {"parent_id": secret, "text": "x"}, 422),
-        (url, {"parent_id": str(uuid4()), "text": secret}, 404),
-        (url, {"parent_id": made["root"]["id"], "choice_id": str(uuid4())}, 404),
-        (url, {"parent_id": made["root"]["id"]}, 422),
-        (url, {"parent_id": made["root"]["id"], "text": "\u0000 \u0007"}, 422),
-        (f"/nodes/{secret}/feedback", {"verdict": "up"}, 422),
-        (f"/nodes/{made['root']['id']}/feedback", {"verdict": secret}, 422),
-        ("/v1/completions", {"prompt": "x", "model": secret}, 404),
-        ("/v1/completions", {"prompt": "x " * 2000}, 400),
-    ]
-    for path, body, status in wrong:
-        answer = client.post(path, json=body)
-        assert (answer.status_code, secret in answer.text) == (status, False), (path, answer.text)
-        assert answer.headers["content-type"] == "application/problem+json" and answer.json()["status"] == status
-    json_type = {"Content-Type": "application/json"}
-    for raw in (b"[" * 60_000, b'{"a":' * 10_000, b"{", b"\xff\xfe", b'{"scenario_id": ' + b"1" * 5000 + b"}", b'"\\ud800"'):
-        assert client.post("/stories", content=raw, headers=json_type).status_code in (400, 422)
-    surrogate = client.post("/stories", content=b'{"genre": "x", "prompt": "\\ud800"}', headers=json_type)
-    assert surrogate.status_code in (400, 422)
 
 
 def test_votes_are_blind_and_kept(served, client):

@@ -1,7 +1,6 @@
 """The model that writes now, and the watcher that puts a new champion in its place without dropping a stream."""
 
 import asyncio
-import hashlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.base import Engine, Request
+from ..registry import weights
 from .errors import ApiError
 
 log = logging.getLogger("cyoa")
@@ -73,7 +73,7 @@ class Champion:
             if place == self.place or (place == self._refused and not again):
                 return False
             try:
-                digest = await asyncio.to_thread(_digest, place[0])
+                digest = await asyncio.to_thread(weights, place[0]) if place[0] else None
                 engine = await self._load(place)
             except BaseException:
                 self._refused = place
@@ -120,18 +120,3 @@ class Champion:
         await asyncio.gather(*self._closing, return_exceptions=True)
         if self.engine:
             await self.engine.close()
-
-
-def _digest(folder: Path | None) -> str | None:
-    """sha256 of the weights. Raises ValueError for a folder with pickles or without safetensors."""
-    if folder is None:
-        return None
-    if pickles := [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")]:
-        raise ValueError(f"{pickles[0]} is a pickle, which could run code")
-    digest, weights = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ValueError(f"{folder} holds no safetensors")
-    for path in weights:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

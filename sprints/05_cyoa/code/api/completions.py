@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from ..engines.base import EngineError, Piece
+from ..engines.base import Engine, EngineError, Piece
 from ..engines.base import Request as Asked
 from .champion import Champion
 from .errors import ApiError, of_engine
@@ -23,24 +23,29 @@ Text = Annotated[str, StringConstraints(max_length=8000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
 
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
 class Sampling(BaseModel):
     """What both routes take; fields of OpenAI's that are not here are ignored, as most servers do."""
 
     model: Annotated[str, StringConstraints(max_length=80)] = "champion"
     max_tokens: Annotated[int, Field(ge=1, le=256)] = 96
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
-    top_k: Annotated[int, Field(ge=0, le=200)] = 40
+    top_k: Annotated[int, Field(ge=-1, le=200)] = 40  # 0 and -1, as vLLM has it, are no limit
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool = False
+    stream_options: StreamOptions | None = None
 
     def asked(self, **prompt: Any) -> Asked:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Asked(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            top_k=self.top_k,
+            top_k=max(0, self.top_k),
             top_p=self.top_p,
             seed=self.seed,
             stop=stop,
@@ -59,6 +64,8 @@ class Message(BaseModel):
 
 class Chat(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
+    continue_final_message: bool = False
+    """The last message is the beginning of the answer, which goes on from it (as vLLM has it)."""
 
 
 def routes(generations: Generations, champion: Champion) -> APIRouter:
@@ -75,6 +82,11 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
             said = {"delta" if part else "message": role | {"content": text}} if chat else {"text": text}
             return {"index": 0, "logprobs": None, "finish_reason": finish} | said
 
+        def usage(engine: Engine, completion: int) -> dict[str, int]:
+            said = asked.prompt or "".join(message["content"] for message in asked.messages)
+            prompt = counter(engine)(said)
+            return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
         with ExitStack() as stack:
             stack.enter_context(generations.places(request.client.host if request.client else ""))
             engine = stack.enter_context(champion.lease())
@@ -85,12 +97,16 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
                 named = head | {"object": f"{kind}.chunk" if chat else kind}
 
                 async def lines() -> AsyncIterator[str]:
+                    tokens = first.token_count
                     with kept:
                         try:
                             async with aclosing(pieces):
                                 yield _line(named | {"choices": [choice(first.text, first.finish, True, True)]})
                                 async for piece in pieces:
+                                    tokens += piece.token_count
                                     yield _line(named | {"choices": [choice(piece.text, piece.finish, True)]})
+                            if body.stream_options and body.stream_options.include_usage:
+                                yield _line(named | {"choices": [], "usage": usage(engine, tokens)})
                         except EngineError as error:
                             yield _line({"error": of_engine(error).body()})
                         yield "data: [DONE]\n\n"
@@ -104,11 +120,7 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
                         text, tokens, finish = text + piece.text, tokens + piece.token_count, piece.finish or finish
             finally:
                 watcher.cancel()
-            count = counter(engine)
-            said = asked.prompt or "".join(message["content"] for message in asked.messages)
-            usage = {"prompt_tokens": count(said), "completion_tokens": tokens}
-            usage["total_tokens"] = sum(usage.values())
-        return head | {"object": kind, "choices": [choice(text, finish, False)], "usage": usage}
+        return head | {"object": kind, "choices": [choice(text, finish, False)], "usage": usage(engine, tokens)}
 
     @router.post("/completions", response_model=None)
     async def complete(request: Request, body: Completion) -> dict[str, Any] | StreamingResponse:
@@ -117,7 +129,8 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(request: Request, body: Chat) -> dict[str, Any] | StreamingResponse:
         messages = [message.model_dump() for message in body.messages]
-        return await answer(request, body, body.asked(messages=messages), "chat.completion")
+        prefix = messages.pop()["content"] if body.continue_final_message else ""
+        return await answer(request, body, body.asked(messages=messages, prefix=prefix), "chat.completion")
 
     @router.get("/models")
     def models() -> dict[str, Any]:

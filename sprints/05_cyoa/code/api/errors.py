@@ -88,6 +88,10 @@ def install(app: FastAPI) -> None:
     async def store(_: Request, error: Any):
         return ApiError(503, "the store does not answer", code="store", retry_after=5).response()
 
+    async def unknown(_: Request, error: Any):
+        return ApiError(500, "something went wrong here: the server's log says what").response()
+
+    app.add_exception_handler(Exception, unknown)
     app.add_exception_handler(ApiError, problem)
     app.add_exception_handler(EngineError, engine)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -120,10 +120,11 @@ def routes(store: Store) -> APIRouter:
     @router.get("/leaderboard")
     def leaderboard() -> Leaderboard:
         """Bradley-Terry ratings with 95 % intervals, best first."""
+        if not (cast := votes(store)):
+            return Leaderboard(models=[], votes=0)
         from .. import bradley_terry
 
-        cast = votes(store)
-        ratings = {row.model: row for row in bradley_terry.fit(cast)} if cast else {}
+        ratings = {row.model: row for row in bradley_terry.fit(cast)}
         rows = []
         for model, row in ratings.items():
             mine = [(a == model, winner) for a, b, winner in cast if model in (a, b) and a != b]

@@ -29,7 +29,7 @@ from shared.errors import UserError
 from shared.runlog import console
 from shared.sprints import ROOT
 
-from .. import scenarios
+from .. import registry, scenarios
 from ..engines.choose import Kind, open_engine
 from .app import LOCAL, create_app
 from .champion import Champion
@@ -61,6 +61,8 @@ class Args(runlog.Args):
     """Scenes that may be written or wait at a time; one more is answered 503."""
     per_client: int = Limits.parallel
     """Scenes at a time for one client; one more is answered 429."""
+    rate: float = Limits.rate
+    """Scenes per second for one client, after its first twenty; for a server behind others, who are its clients, give more."""
     deadline: float = Limits.deadline
     """Seconds for a scene, waiting included; then its text so far is kept."""
     grace: float = Limits.grace
@@ -79,13 +81,17 @@ class Server(uvicorn.Server):
     """Refuses new scenes as soon as it is told to stop, and stops the running ones in time."""
 
     def __init__(self, args: Args, store: Store, listener: socket.socket, token: str | None):
+        last: registry.Champion | None = None
+
         def source() -> tuple[Path | None, str]:
+            """Who is champion. While its registry is down a champion stays: the shipped model is for the start."""
+            nonlocal last
             if args.engine == "openai" or args.base_url:
                 return None, args.model or "openai"
-            from .. import registry
-
             found = registry.champion()
-            return found.folder, found.name
+            if last is None or found.name.startswith(registry.NAME) or not last.name.startswith(registry.NAME):
+                last = found
+            return last.folder, last.name
 
         def open_champion(folder: Path | None, version: str):
             return open_engine(args.engine, folder, version, args.base_url, args.model, args.key)
@@ -95,7 +101,7 @@ class Server(uvicorn.Server):
             Champion(source, open_champion),
             scenarios.load(),
             limits=Limits(
-                args.queue, args.per_client, Limits.rate, Limits.burst, args.deadline, args.grace, args.drain, args.heartbeat
+                args.queue, args.per_client, args.rate, Limits.burst, args.deadline, args.grace, args.drain, args.heartbeat
             ),
             hosts=None if args.public else LOCAL,
             token=token,
