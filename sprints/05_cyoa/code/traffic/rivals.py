@@ -47,7 +47,7 @@ async def burst(url: str, prompts: Sequence[Chat], tokens: int, loaded: LoadedMo
     """The answers to all prompts at once, `repeats` times one after the other."""
     ids = {"eos_token_id": loaded.stop_ids, "pad_token_id": loaded.tokenizer.pad_token_id}
     generation = {"do_sample": True, "temperature": 0.8, "top_k": 40} | ids
-    body = {"model": "champion", "max_tokens": tokens, "temperature": 0.8, "stream": True}
+    body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0.8, "stream": True}
     body["generation_config"] = json.dumps(generation)  # `transformers serve` samples only when it is told so here
     async with client(url) as web:
         told = [await asyncio.gather(*(_answer(web, body | {"messages": chat}) for chat in prompts)) for _ in range(repeats)]
