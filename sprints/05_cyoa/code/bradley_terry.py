@@ -29,11 +29,11 @@ def fit(votes: Iterable[Cast], draws: int = 1000, seed: int = 0) -> list[Rated]:
     """Bradley-Terry strengths (Bradley & Terry 1952), best first; a tie is half a win to each side.
 
     Every two models begin with half a win each, so a record of wins alone stays finite. The interval is a percentile bootstrap over
-    votes, drawn together with those half wins. Raises ValueError without a vote between two models.
+    votes, drawn together with those half wins. Without a vote between two models there is nobody to rank.
     """
     cast = [(a, b, winner) for a, b, winner in votes if a != b]
     if not cast:
-        raise ValueError("no vote is between two models")
+        return []
     models = sorted({model for a, b, _ in cast for model in (a, b)})
     place, k = {model: at for at, model in enumerate(models)}, len(models)
     cells = np.zeros((k, k, 2))  # wins of the row over the column; ties

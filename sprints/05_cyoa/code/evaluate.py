@@ -1,0 +1,274 @@
+"""Judge a model by a panel of measures, beside baselines and human text, and put it before the gates of the registry.
+
+make cyoa-eval                                                the shipped model
+make cyoa-eval ARGS="--model runs/cyoa/lora_1a2b3c4d/model"   another model folder
+make cyoa-eval ARGS="--judge-url http://localhost:8000/v1"    a language model judges pairs as well
+make cyoa-eval ARGS=--smoke                                   toy size; no gate is asked
+
+Every measure is first shown human text that was spoiled in a known way: what does not see its failure is no measure of it.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared import models, runlog
+from shared.report import value, write_atomically
+from shared.sprints import ROOT
+
+from . import (
+    baselines,
+    corruption,
+    encoding,
+    judge,
+    promote,
+    quality,
+    registry,
+    scenarios,
+    scorers,
+    storytext,
+    validation,
+    versions,
+    votes,
+)
+from .engines import choices
+from .engines.base import Request
+from .engines.choose import open_engine
+from .genre import Moods
+from .panel import MEASURES, Panel, band, gate
+from .panel_figures import panel_figure
+from .train import counter, on_torch
+
+AT_ONCE = 32  # scenes in the engine
+NAMES = {"model": "the tuned model", "base": "the untuned base", "ngram": "an n-gram model", "retrieval": "the nearest human scene"}
+
+
+@dataclass
+class Args(runlog.Args):
+    """What is judged, on how much text."""
+
+    model: Path | None = None
+    """A model folder; when not given the shipped one, before it is trained the base."""
+    prompts: int = 128
+    """Held-out scenes, at most, that every system is asked for."""
+    scenes: int = 1000
+    """Scenes through the engine, whose choices are checked."""
+    tokens: int = 160
+    """Longest answer."""
+    pairs: int = 24
+    """Prompts on the page for blind votes."""
+    seed: int = 0
+    """Of the choice of prompts and of what is drawn."""
+    judge_url: str = ""
+    """An OpenAI-compatible server whose model judges pairs; its key is read from JUDGE_KEY."""
+    judge_model: str = ""
+    """The model to ask it for; when not given, the first that it lists."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """`held_out` is one example per scene of the validation and test families, `test` those of the test families."""
+
+    every: list[scenarios.Scenario]
+    parts: scenarios.Split
+    training: list[storytext.Example]
+    held_out: list[storytext.Example]
+    test: list[storytext.Example]
+
+
+def load(args: Args, tokenizer: Any) -> Data:
+    every = scenarios.load()
+    parts = scenarios.split(every)
+    training, validation, test = (once(storytext.training_examples(part, counter(tokenizer))) for part in parts)
+    held_out = [*validation, *test]
+    kept = np.random.default_rng(args.seed).permutation(len(held_out))[: args.prompts]
+    return Data(every, parts, training, [held_out[at] for at in sorted(kept)], test[:6] if args.smoke else test)
+
+
+def once(examples: Sequence[storytext.Example]) -> list[storytext.Example]:
+    """The first example of each scene: many paths lead to one."""
+    return list({(example.scenario, example.scene): example for example in reversed(examples)}.values())[::-1]
+
+
+def main(args: Args) -> dict:
+    if args.smoke:
+        args.prompts, args.scenes, args.tokens, args.pairs = 8, 8, 32, 3
+    folder = args.model or (registry.SHIPPED if registry.SHIPPED.is_dir() else models.POCKET)
+    setup = {
+        "Model": "the tuned model against the untuned base, an interpolated 4-gram model and the nearest human scene",
+        "Data": "the same prompts for all: scenes of families that never train; what people wrote to them is the reference",
+        "Sampling": f"temperature 0.8, top 40, at most {args.tokens} tokens, one answer per prompt",
+    }
+    title, objective = "Evaluation", "How near do written scenes come to human ones, and does each measure see its failure?"
+    with runlog.Run(args, __file__, "evaluation", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
+        place = on_torch(run.device)
+        loaded, base = models.load(str(folder), place, "none"), models.load("pocket", place, "none")
+        data = load(args, loaded.tokenizer)
+        sha256 = versions.version(data.every)
+        run.data("scenarios", sha256, rows=len(data.every), source=scenarios.DATA.relative_to(ROOT).as_posix())
+        panel = judges(data, base)
+        values = validation.validate(run, panel, data.training, data.parts.train)
+        answers = answer(run, args, data, loaded, base)
+        gates = measure(run, panel, values, answers)
+        gates |= bits(run, data, loaded, base)
+        gates |= construction(run, args, folder, data)
+        validation.power(run)
+        if args.judge_url:
+            ask(run, args, panel, answers)
+        page = votes.page(votes.pairs(panel.examples[: args.pairs], answers, args.seed))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.folder / "vote.html", page.encode())
+        if args.mlflow and not args.smoke:
+            register(run, folder, sha256, gates, panel, answers["model"])
+        with runlog.style() as plt:
+            run.figure(
+                panel_figure(plt, values),
+                "panel",
+                shows="The mean of every measure for each system; grey is the 5th to 95th percentile of human answers.",
+                matters="No single measure tells good from bad: text can be right on one and broken on another.",
+            )
+        conclude(run, values)
+    return run.report
+
+
+def judges(data: Data, base: models.LoadedModel) -> Panel:
+    genres = {scenario.id: scenario.genre for scenario in data.every}
+    memory = quality.Memory([example.response for example in data.training])
+    return Panel(data.held_out, genres, base, Moods.of_cards(), memory, quality.word_list())
+
+
+def answer(run: runlog.Run, args: Args, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, list[str]]:
+    """What every system answers to every prompt."""
+    ngrams = baselines.ngram_model(base, data.training)
+    found = {"human": [example.response for example in data.held_out]}
+    for name, system in (("model", loaded), ("base", base)):
+        found[name] = baselines.sample(system, data.held_out, args.tokens, args.seed, lambda r, n=name: run.track(r, f"{n} writes"))
+    found["ngram"] = baselines.ngram_answers(base, ngrams, len(data.held_out), args.tokens, args.seed)
+    found["retrieval"] = baselines.retrieve(data.training, data.held_out)
+    return found
+
+
+def measure(
+    run: runlog.Run, panel: Panel, values: dict[str, dict[str, np.ndarray]], answers: dict[str, list[str]]
+) -> dict[str, dict[str, Any]]:
+    """Record every measure of every system; returns the model's for the gates."""
+    for system, title in NAMES.items():
+        values[system] = panel.measure(answers[system])
+        for name, one in MEASURES.items():
+            higher = {"higher": True, "lower": False, "band": None}[one.better]
+            run.metric(
+                f"{name}_{system}", values[system][name], unit=one.unit, higher_is_better=higher, meaning=f"{one.meaning}: {title}"
+            )
+    return {name: gate(one, values["model"][name], values["human"][name]) for name, one in MEASURES.items()}
+
+
+def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, dict[str, Any]]:
+    """Bits per byte of the human answers of the test scenarios, and of the same with their words shuffled."""
+    shuffled = corruption.spoiled(corruption.shuffle_words, [example.response for example in data.test])
+    spoiled = [
+        storytext.Example(example.scenario, example.scene, example.messages, text)
+        for example, text in zip(data.test, shuffled, strict=True)
+    ]
+    ngrams = baselines.ngram_model(base, data.training)
+    found = {
+        "model": encoding.bits_per_byte(loaded, data.test),
+        "base": encoding.bits_per_byte(base, data.test),
+        "ngram": baselines.ngram_bits_per_byte(base, ngrams, data.test),
+        "model_shuffled": encoding.bits_per_byte(loaded, spoiled),
+    }
+    titles = NAMES | {"model_shuffled": "the tuned model, on the same scenes with their words shuffled"}
+    for name, per in found.items():
+        meaning = f"held-out human answers, one per scene, mean over test scenarios: {titles[name]}"
+        run.metric(f"bits_per_byte_{name}", list(per.values()), unit="bits/byte", higher_is_better=False, meaning=meaning)
+    values = np.array(list(found["model"].values()))
+    if len(values) > 1:
+        names = (NAMES["model"], NAMES["base"])
+        run.compare("bits_per_byte_model_minus_base", values, list(found["base"].values()), names=names, unit="bits/byte")
+    return {"bits_per_byte": {"value": float(values.mean()), "noise": 0.0, "better": "lower"}}  # exact: the same text for all
+
+
+async def write(folder: Path, examples: Sequence[storytext.Example], genres: dict[str, str], tokens: int) -> list[storytext.Draft]:
+    """Scenes as the game has them: through an engine and its construction of choices."""
+    engine, room = open_engine("auto", folder), asyncio.Semaphore(AT_ONCE)
+
+    async def one(example: storytext.Example) -> storytext.Draft:
+        async with room:
+            parts = [p async for p in choices.scene(engine, Request(example.messages, tokens), genres[example.scenario])]
+        assert isinstance(parts[-1], storytext.Draft)
+        return parts[-1]
+
+    try:
+        return list(await asyncio.gather(*map(one, examples)))
+    finally:
+        await engine.close()
+
+
+def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[str, dict[str, Any]]:
+    """The headline: choices of scenes that went the way of the game, counted by a check of their own."""
+    asked = list(islice(cycle(data.held_out), args.scenes))
+    with runlog.console.status(f"{len(asked)} scenes through the engine"):
+        drafts = asyncio.run(write(folder, asked, {scenario.id: scenario.genre for scenario in data.every}, args.tokens))
+    valid = np.array([quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, asked, strict=True)])
+    meaning = "scenes through the engine that offer 2 to 4 different choices, or are an ending"
+    run.metric("choice_validity", valid, unit="fraction", higher_is_better=True, meaning=meaning)
+    endings = np.array([draft.ending for draft in drafts])
+    run.metric("endings_through_engine", endings, unit="fraction", meaning="of these scenes, those that the model made an ending")
+    return {"choice_validity": {"value": float(valid.mean()), "noise": 0.0, "better": "higher"}}
+
+
+def ask(run: runlog.Run, args: Args, panel: Panel, answers: dict[str, list[str]]) -> None:
+    """Let a language model judge the tuned model against each other system, on the prompts of the voting page."""
+    prompts = [panel.prompt(at) for at in range(min(args.pairs, len(panel.examples)))]
+    with judge.Judge(args.judge_url, args.judge_model, os.environ.get("JUDGE_KEY", "")) as asked:
+        for other in (name for name in answers if name != "model"):
+            track = lambda pairs, other=other: run.track(pairs, f"judge: model or {other}")  # noqa: E731
+            found = judge.compare(asked, prompts, answers["model"][: len(prompts)], answers[other][: len(prompts)], track)
+            wins = [{"a": 1.0, "tie": 0.5, "b": 0.0}[one.winner] for one in found]
+            title = f"the model against {NAMES.get(other, 'people')}, by the judge"
+            run.metric(f"judge_wins_over_{other}", wins, unit="fraction", meaning=f"{title}: wins, a tie is half a win")
+            agreed = np.array([one.agreed for one in found])
+            run.metric(f"judge_agrees_{other}", agreed, unit="fraction", meaning=f"{title}: the same verdict in both orders")
+            if longer := [one.longer for one in found if one.longer is not None]:
+                run.metric(f"judge_longer_{other}", np.array(longer), unit="fraction", meaning=f"{title}: the longer text won")
+
+
+def register(run: runlog.Run, folder: Path, sha256: str, gates: dict, panel: Panel, answers: list[str]) -> None:
+    """Keep the panel beside the weights, the scored answers in MLflow, and ask the gates."""
+    store = versions.Store()
+    tags = {versions.TAG: sha256, registry.WEIGHTS: registry.weights(folder)}
+    logged, means = scorers.evaluate(store, panel.examples, answers, panel.memory, panel.listed, tags)
+    runlog.console.print(f"mlflow.genai: run {logged}, {len(means)} scores per answer")
+    if not (folder / registry.CARD).is_file():
+        runlog.console.print("this model has no card: it is no candidate for the registry (train one with `make cyoa-train`)")
+        return
+    promote.write_panel(folder, sha256, gates)
+    decision = promote.promote(folder, store)
+    runlog.console.print("\n".join(decision.reasons))
+    run.observe(f"The gates {'promoted' if decision.promoted else 'refused'} the model: {decision.reasons[-1]}.")
+
+
+def conclude(run: runlog.Run, values: dict[str, dict[str, np.ndarray]]) -> None:
+    def inside(system: str) -> int:
+        bands = {name: band(values["human"][name]) for name in MEASURES}
+        return sum(low <= values[system][name].mean() <= high for name, (low, high) in bands.items())
+
+    counts = {system: inside(system) for system in NAMES}
+    run.metric("measures_in_human_band", counts["model"], meaning="measures whose mean for the model lies among human answers")
+    of = ", ".join(f"{NAMES[system]} on {count}" for system, count in counts.items())
+    run.observe(f"Of {len(MEASURES)} measures the mean lies in the human range for {of}.")
+    said = {key: value(metric, "unit") for key, metric in run.report["metrics"].items()}
+    run.conclude(
+        f"Through the engine {said['choice_validity']} of the scenes have valid choices, by the model alone "
+        f"{said['format_validity_model']}; bits per byte {said['bits_per_byte_model']} against {said['bits_per_byte_base']} of the "
+        f"base; {counts['model']} of {len(MEASURES)} measures lie in the human range."
+    )
+
+
+if __name__ == "__main__":
+    runlog.launch(main, Args)

@@ -1,0 +1,64 @@
+"""What the evaluation itself is worth: whether each measure sees its failure, and how many votes a comparison takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared import runlog
+
+from . import bradley_terry, corruption, quality
+from .genre import MOODS, Moods
+from .panel import MEASURES, Panel, band, sight
+from .panel_figures import sight_figure
+from .scenarios import Scenario
+from .storytext import Example
+
+
+def validate(
+    run: runlog.Run, panel: Panel, training: Sequence[Example], scenarios: Sequence[Scenario]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The human answers, and how well each measure tells them from spoiled ones."""
+    human = [example.response for example in panel.examples]
+    values = {"human": panel.measure(human)}
+    for name, one in MEASURES.items():
+        found = values["human"][name]
+        meaning = f"{one.meaning}: human answers; their 5th to 95th percentile in place of an interval"
+        run.metric(f"{name}_human", found.astype(float), unit=one.unit, meaning=meaning, interval=band(found))
+    ways = corruption.corruptions(training)
+    areas, seen = np.zeros((len(MEASURES), len(ways))), np.zeros((len(MEASURES), len(ways)), dtype=bool)
+    for column, way in enumerate(run.track(ways, "corruptions")):
+        spoiled = panel.measure(corruption.spoiled(ways[way], human))
+        for row, (name, one) in enumerate(MEASURES.items()):
+            areas[row, column], seen[row, column] = sight(one, values["human"][name], spoiled[name])
+    own = [(row, list(ways).index(one.sees)) for row, one in enumerate(MEASURES.values())]
+    for (row, column), (name, one) in zip(own, MEASURES.items(), strict=True):
+        meaning = f"area under the ROC curve by which it tells human answers from: {one.sees}"
+        run.metric(f"sight_{name}", areas[row, column], higher_is_better=True, meaning=meaning)
+    caught = np.array([seen[cell] for cell in own])
+    run.metric("measures_that_see", caught, unit="fraction", higher_is_better=True, meaning="measures that see their corruption")
+    blind = {way: [name for row, name in enumerate(MEASURES) if not seen[row, at]] for at, way in enumerate(ways)}
+    for way, names in blind.items():
+        run.observe(f"Spoiled by {way}: unseen by {', '.join(names).replace('_', ' ') or 'none'}.")
+    scenes, genres = [draft.scene for draft in quality.drafts(human)], [panel.genres[e.scenario] for e in panel.examples]
+    taught = Moods.of_scenes(scenarios).right(scenes, genres)
+    meaning = "held-out human scenes whose mood a classifier recognises that learned from the training scenes"
+    run.metric("mood_accuracy_taught_by_scenes", taught, unit="fraction", higher_is_better=True, meaning=meaning)
+    run.metric("mood_chance", 1 / len(MOODS), unit="fraction", meaning="the same by chance, were all moods equally frequent")
+    with runlog.style() as plt:
+        run.figure(
+            sight_figure(plt, areas, list(ways)),
+            "sight",
+            shows="How well each measure (row) tells spoiled from human answers, by the area under the ROC curve: 1 sees all, one "
+            "half is blind, below it the spoiled text looks better than the human. Framed is what a measure is there for.",
+            matters="Most cells are blind: a model can pass any one of these measures with broken text.",
+        )
+    return values
+
+
+def power(run: runlog.Run) -> None:
+    """How many blind votes it takes."""
+    for rate in (0.6, 0.7, 0.8):
+        for count in (50, 100, 200, 400):
+            meaning = f"probability that {count} blind votes show a model to be better that wins {rate:.0%}, when 15 % of votes err"
+            key = f"power_{count}_votes_{rate * 100:.0f}_percent"
+            run.metric(key, bradley_terry.power(rate, count), unit="fraction", higher_is_better=True, meaning=meaning)
