@@ -32,7 +32,7 @@ def served(tmp_path_factory):
     champion = champion_module.Champion(lambda: source.place, lambda place, version: choose.open_engine(kind, place, version, url))
     folder = tmp_path_factory.mktemp("api")
     store = store_module.Store(os.environ.get("CYOA_TEST_DATABASE", f"sqlite:///{folder}/stories.db"), owner=str(folder))
-    limits, hosts = limits_module.Limits(parallel=8, rate=1000), frozenset({"testserver"})
+    limits, hosts = limits_module.Limits(parallel=8, rate=1000, grace=120, deadline=120), frozenset({"testserver"})
     with TestClient(app_module.create_app(store, champion, scenarios.load(), limits=limits, hosts=hosts)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield SimpleNamespace(client=client, store=store, champion=champion, source=source)
@@ -43,7 +43,7 @@ def client(served):
     return served.client
 
 
-def wait_until(true, seconds=120):
+def wait_until(true, seconds=300):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -190,6 +190,23 @@ def test_a_key_makes_one_node_and_another_body_is_refused(client):
     assert client.get(f"/stories/{story['id']}").json()["node_count"] == 2
 
 
+def test_an_export_is_imported_again(client):
+    made = begin(client)
+    turn(client, made["story"], made["root"])
+    url = f"/stories/{made['story']['id']}"
+    for format in ("json", "txt", "twee", "ink", "epub", "html"):
+        answer = client.get(f"{url}/export", params={"format": format})
+        assert answer.status_code == 200 and answer.headers["content-disposition"].startswith("attachment")
+    again = client.post("/stories:import", content=client.get(f"{url}/export").content)
+    assert again.status_code == 201, again.text
+    texts = [
+        [node["text"] for node in client.get(f"{place}/tree").json()["nodes"]]
+        for place in (url, f"/stories/{again.json()['story']['id']}")
+    ]
+    assert texts[0] == texts[1] and again.json()["root"]["id"] != made["root"]["id"]
+    assert client.post("/stories:import", content=b"no story").status_code == 422
+
+
 def test_deleted_stories_can_be_had_back(client):
     url = f"/stories/{begin(client)['story']['id']}"
     assert client.delete(url).status_code == 204 and client.get(url).status_code == 404
@@ -212,6 +229,11 @@ def test_votes_are_blind_and_kept(served, client):
         assert client.post("/eval/votes", json=vote).status_code == 409
     assert set(sides) == {"A", "B"}
     assert evaluation.votes(served.store) == [("a", "b", "a")] * 12
+    board = client.get("/eval/leaderboard").json()
+    assert board["votes"] == 12 and [(row["model"], row["wins"], row["losses"]) for row in board["models"]] == [
+        ("a", 12, 0),
+        ("b", 0, 12),
+    ]
     assert client.get("/eval/pair", params={"rater": "mio"}).status_code == 404
 
 

@@ -61,7 +61,7 @@ def upstream():
 
         return StreamingResponse(lines(), set_up.status, media_type="text/event-stream")
 
-    with listening() as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -71,14 +71,10 @@ def upstream():
         thread.join()
 
 
-def listening():
-    return socket.create_server(("127.0.0.1", 0))
-
-
 def start(folder, upstream, *flags, port=None):
     """The program `serve` in a process; .client is a client of it, .base its address."""
     if port is None:
-        with listening() as probe:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
     command = [sys.executable, "-m", PROGRAM, "--engine", "openai", "--base-url", upstream.url, "--port", str(port), "--no-open"]
     command += ["--database", f"sqlite:///{folder}/stories.db", *flags]
@@ -86,7 +82,7 @@ def start(folder, upstream, *flags, port=None):
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    for _ in range(600):
+    for _ in range(3000):
         try:
             if client.get("/readyz").status_code == 200:
                 return SimpleNamespace(process=process, client=client, port=port, folder=folder)
@@ -120,6 +116,7 @@ def wait_until(true, seconds: float = 60):
 
 
 def begin(client):
+    """Where turns of a new story go, and the body of one."""
     made = client.post("/stories", json={"scenario_id": "two-kites"}).json()
     return f"/stories/{made['story']['id']}/nodes", {"parent_id": made["root"]["id"], "text": "Row on"}
 
@@ -278,7 +275,7 @@ def test_429_503_kill_9_during_50_turns_and_sigterm(tmp_path, upstream):
     with sqlite3.connect(tmp_path / "stories.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     upstream.delay, upstream.words = 0.02, 8
-    server = start(tmp_path, upstream, "--drain", "1.5", "--deadline", "60", port=server.port)
+    server = start(tmp_path, upstream, "--drain", "1.5", "--deadline", "60", "--grace", "60", port=server.port)
     nodes = server.client.get(url.replace("/nodes", "/tree")).json()["nodes"]
     assert len(nodes) == 51 and {node["status"] for node in nodes[1:]} <= {"partial", "failed"}
     partial = [node for node in nodes[1:] if node["status"] == "partial"]

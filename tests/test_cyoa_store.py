@@ -55,7 +55,9 @@ def postgres(tmp_path_factory):
     options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
     call(str(binaries / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
     yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-    call(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    subprocess.run(
+        [*as_user, str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], capture_output=True, cwd=folder
+    )
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
+from ..bradley_terry import fit
 from .errors import ApiError
 from .shapes import Line, NewVote
 from .store import Store
@@ -122,9 +123,7 @@ def routes(store: Store) -> APIRouter:
         """Bradley-Terry ratings with 95 % intervals, best first."""
         if not (cast := votes(store)):
             return Leaderboard(models=[], votes=0)
-        from .. import bradley_terry
-
-        ratings = {row.model: row for row in bradley_terry.fit(cast)}
+        ratings = {row.model: row for row in fit(cast)}
         rows = []
         for model, row in ratings.items():
             mine = [(a == model, winner) for a, b, winner in cast if model in (a, b) and a != b]
