@@ -9,10 +9,10 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from importlib import import_module
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 import tyro
 import uvicorn
@@ -55,7 +55,9 @@ def engine_url(tmp_path_factory):
     server = uvicorn.Server(uvicorn.Config(behind, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    api.wait_until(lambda: httpx2.get(f"{url}/readyz", timeout=60).status_code == 200, seconds=180)
+    yield f"{url}/v1"
     server.should_exit = True
     thread.join()
 
@@ -71,16 +73,7 @@ def client(request, engine_url, tmp_path_factory):
     )
     with TestClient(game) as client:
         api.wait_until(lambda: client.get("/readyz").status_code == 200)
-        wait_for_the_model(client)
         yield client
-
-
-def wait_for_the_model(client):
-    end = time.monotonic() + 30
-    asked = {"prompt": "You wake", "max_tokens": 2}
-    while client.post("/v1/completions", json=asked).status_code != 200:
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("name", HANDED_OVER)
@@ -97,8 +90,6 @@ def test_choices_are_forced_through_the_other_server(client):
 
 
 def test_usage_in_a_stream_counts_tokens_not_pieces(client, engine_url):
-    import httpx2
-
     body = {"messages": [{"role": "user", "content": "Begin."}], "max_tokens": 24, "stream": True, "temperature": 0}
     told = httpx2.post(f"{engine_url}/chat/completions", json=body | {"stream_options": {"include_usage": True}}, timeout=30).text
     events = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: {")]

@@ -140,8 +140,9 @@ async def throng(
     url: str, scenarios: Sequence[str], users: int, seconds: float, tokens: int, sample: Callable[[], float], every: float
 ) -> Crowd:
     """Users without patience, four behind each address: who is refused comes back as soon as the server said he may."""
-    found, started, chance = Crowd([], Counter(), []), perf_counter(), random.Random(0)
+    found, chance = Crowd([], Counter(), []), random.Random(0)
     async with client(url) as web:
+        started = perf_counter()
         players = [Player(web, scenarios, number, tokens, per_address=4) for number in range(users)]
 
         async def one(player: Player) -> None:

@@ -26,7 +26,7 @@ from shared.sprints import ROOT
 CODE = (__package__ or "").rsplit(".", 1)[0]
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE")} | {"TOKENIZERS_PARALLELISM": "false"}
 PAGED = ("--cb-block-size", "32", "--cb-num-blocks", "512", "--cb-max-batch-tokens", "512")  # left to itself it is ten times slower
-START = 180.0  # seconds that a server may need until it answers
+START = 600.0  # seconds after which a server that is still silent is given up; one that ends is noticed at once
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,6 @@ def _await(process: subprocess.Popen, url: str, log: IO[bytes], command: Sequenc
             pass
         if process.poll() is not None or time.monotonic() > end:
             log.seek(0)
-            last = log.read().decode(errors="replace").strip().rsplit("\n", 1)[-1][:300]
+            last = log.read().decode(errors="replace").strip().rsplit("\n", 1)[-1][:300] or "it says nothing"
             raise UserError(f"the server {' '.join(command[1:4])} does not answer ({last}): start it by hand to see why")
         time.sleep(0.1)
