@@ -10,7 +10,7 @@ MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 RUN := $(BIN)/python -m shared.sprints
 
-.PHONY: help setup demo test lint format docs bench mlflow lock new-sprint clean
+.PHONY: help setup demo test cyoa-team-test lint format docs bench mlflow lock new-sprint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: setup ## run every sprint's embedded default experiment, then show one tab
 
 test: setup ## all tests, a process of one thread per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+cyoa-team-test: setup ## sprint 05 against an MLflow server on PostgreSQL (Debian: apt-get install postgresql)
+	CYOA_TEAM_TEST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_cyoa_team.py $(ARGS)
 
 lint: setup ## ruff and pyright
 	$(BIN)/ruff check .

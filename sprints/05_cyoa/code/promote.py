@@ -137,9 +137,7 @@ class Promotion:
         """It has a panel of these weights, on the data it was trained with."""
         self.panel = read_panel(self.folder)
         if self.panel["data_version"] != registry.read_card(self.folder)["data_version"]:
-            raise GateError(
-                "its panel was measured on another version of the data than it was trained with: train or evaluate again"
-            )
+            raise GateError("its panel was measured on other data than it was trained with: train or evaluate again")
         return f"a panel of {len(self.panel['metrics'])} measures"
 
     def registered(self) -> str:

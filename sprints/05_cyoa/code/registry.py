@@ -110,7 +110,7 @@ class Registry:
         sha256, card = weights(folder), read_card(folder)
         for version in self.versions():
             if version.tags.get(WEIGHTS) == sha256 and version.tags.get(TAG) == card["data_version"]:
-                return version.version
+                return str(version.version)
         return self.add(models.load(str(folder), "cpu"), card, run)
 
     def add(self, loaded: models.LoadedModel, card: dict[str, Any], run: str | None = None) -> str:
@@ -125,24 +125,27 @@ class Registry:
             _save(loaded, card, artifact)
             stored = self.client.create_logged_model(self.store.experiment, name="story", source_run_id=run, model_type="causal-lm")
             self.client.log_model_artifacts(stored.model_id, str(artifact))
-            back = self._download(f"models:/{stored.model_id}", Path(scratch, "back"))
-            sha256, worst = round_trip(loaded, back, Path(scratch, "folder"))
+            back = self._download(stored.artifact_location, Path(scratch, "back"))
+            try:
+                sha256, worst = round_trip(loaded, back, Path(scratch, "folder"))
+            except RegistryError:
+                self.client.delete_logged_model(stored.model_id)
+                raise
             self.client.finalize_logged_model(stored.model_id, "READY")
         self._ensure()
         tags = {TAG: card["data_version"], WEIGHTS: sha256, "round_trip": f"{worst:.2e}", "method": card["method"]}
-        source = f"models:/{stored.model_id}"
-        return self.client.create_model_version(
-            NAME, source, run, tags=tags, description=describe(card), model_id=stored.model_id
-        ).version
+        source = stored.artifact_location
+        made = self.client.create_model_version(NAME, source, run, tags=tags, description=describe(card), model_id=stored.model_id)
+        return str(made.version)
 
     def _ensure(self) -> None:
         if not self.client.search_registered_models(f"name = '{NAME}'"):
             self.client.create_registered_model(NAME, description="Writes scenes and choices of branching stories.")
 
-    def _download(self, uri: str, folder: Path) -> Path:
+    def _download(self, place: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=self.store.uri, registry_uri=self.store.uri))
+        return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=self.store.uri))
 
     def versions(self) -> Sequence[Any]:
         """Every version, newest first."""
@@ -161,22 +164,31 @@ class Registry:
         return str(found[0].aliases[ALIAS]) if found and ALIAS in found[0].aliases else None
 
     def fetch(self, version: str, downloads: Path = DOWNLOADS) -> Path:
-        """The model folder of a version, fetched once. Raises RegistryError where its weights are absent or are not those that
-        were registered."""
+        """The model folder of a version, kept once it was fetched whole. Raises RegistryError where its weights are absent or are
+        not those that were registered."""
         known = self.get(version)
-        folder = downloads / f"{version}_{known.tags.get(WEIGHTS, '')[:12]}"
-        if not folder.is_dir():
-            downloads.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=downloads) as scratch:
-                try:
-                    made = flatten(self._download(known.source, Path(scratch, "back")), Path(scratch, "folder"))
-                except Exception as error:  # files that are gone, a server that is down
-                    raise RegistryError(f"version {version} of {NAME} cannot be fetched ({line(error)})") from error
-                made.rename(folder)
-        if weights(folder) != known.tags.get(WEIGHTS):
-            shutil.rmtree(folder)
-            raise RegistryError(f"version {version} of {NAME} has other weights than were registered: do not play it")
+        sha256 = known.tags.get(WEIGHTS, "")
+        folder = downloads / f"{version}_{sha256[:12]}"
+        if _has(folder, sha256):
+            return folder
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=downloads) as scratch:
+            try:
+                made = flatten(self._download(known.source, Path(scratch, "back")), Path(scratch, "folder"))
+            except Exception as error:  # files that are gone, a server that is down
+                raise RegistryError(f"version {version} of {NAME} cannot be fetched ({line(error)})") from error
+            if not _has(made, sha256):
+                raise RegistryError(f"version {version} of {NAME} has other weights than were registered: do not play it")
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
         return folder
+
+
+def _has(folder: Path, sha256: str) -> bool:
+    try:
+        return weights(folder) == sha256
+    except RegistryError:
+        return False
 
 
 def _save(loaded: models.LoadedModel, card: dict[str, Any], artifact: Path) -> None:
