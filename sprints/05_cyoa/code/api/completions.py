@@ -19,6 +19,7 @@ from .generation import Generations, counter
 from .shapes import Seed
 from .tables import new_id
 
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 Text = Annotated[str, StringConstraints(max_length=8000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
@@ -122,11 +123,11 @@ def routes(generations: Generations, champion: Champion) -> APIRouter:
                 watcher.cancel()
         return head | {"object": kind, "choices": [choice(text, finish, False)], "usage": usage(engine, tokens)}
 
-    @router.post("/completions", response_model=None)
+    @router.post("/completions", response_model=None, responses=EVENTS)
     async def complete(request: Request, body: Completion) -> dict[str, Any] | StreamingResponse:
         return await answer(request, body, body.asked(prompt=body.prompt), "text_completion")
 
-    @router.post("/chat/completions", response_model=None)
+    @router.post("/chat/completions", response_model=None, responses=EVENTS)
     async def chat(request: Request, body: Chat) -> dict[str, Any] | StreamingResponse:
         messages = [message.model_dump() for message in body.messages]
         prefix = messages.pop()["content"] if body.continue_final_message else ""
