@@ -9,6 +9,8 @@ scenarios decide, the test scenarios are never looked at.
 """
 
 import shutil
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,24 +72,35 @@ def pruning(trial: Any) -> Any:
 
 def study(args: Args, base: Path, version: str) -> Any:
     """The search over one version of the data. Raises UserError where its database cannot be used."""
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    base.mkdir(parents=True, exist_ok=True)
+    url = args.storage or f"sqlite:///{base / 'sweep.db'}"
+    name = f"{args.base}-{args.epochs}-{version[:12]}"
+    try:
+        try:
+            return _open(url, name, args)
+        except (IntegrityError, ProgrammingError):  # another machine creates the same tables at this moment
+            time.sleep(3)
+            return _open(url, name, args)
+    except Exception as error:  # a wrong URL, a driver that is not installed, a server that is down
+        raise UserError(f"--storage {url}: this database cannot be used ({registry.line(error)})") from error
+
+
+def _open(url: str, name: str, args: Args) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    base.mkdir(parents=True, exist_ok=True)
-    url = args.storage or f"sqlite:///{base / 'sweep.db'}"
-    try:
-        again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
-        storage = optuna.storages.RDBStorage(url, heartbeat_interval=ALIVE, heartbeat_stale_trial_callback=again)
-        return optuna.create_study(
-            study_name=f"{args.base}-{args.epochs}-{version[:12]}",
-            storage=storage,
-            sampler=optuna.samplers.TPESampler(seed=None if args.storage else args.seed, multivariate=False),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-            direction="minimize",
-            load_if_exists=True,
-        )
-    except Exception as error:  # a wrong URL, a driver that is not installed, a server that is down
-        raise UserError(f"--storage {url}: this database cannot be used ({registry.line(error)})") from error
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
+    return optuna.create_study(
+        study_name=name,
+        storage=optuna.storages.RDBStorage(url, heartbeat_interval=ALIVE, heartbeat_stale_trial_callback=again),
+        sampler=optuna.samplers.TPESampler(seed=None if args.storage else args.seed),  # machines must not try the same
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        direction="minimize",
+        load_if_exists=True,
+    )
 
 
 def main(args: Args) -> dict:
