@@ -1,4 +1,4 @@
-"""Scenes with choices by construction, and what the engine `openai` makes of a server that misbehaves."""
+"""Scenes with choices by construction, requests and admission, and what the engine `openai` makes of a server in trouble."""
 
 import asyncio
 import socket
@@ -227,3 +227,32 @@ def test_a_server_that_knows_no_extras_is_asked_without_them():
 def test_engines_that_cannot_be_opened_say_what_to_do(kind, more, says, tmp_path):
     with pytest.raises(choose.UserError, match=says):
         choose.open_engine(kind, tmp_path / "none", **more)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"max_tokens": 0},
+        {"temperature": float("nan")},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_k": -1},
+        {"seed": -1},
+        {"stop": ("",)},
+    ],
+)
+def test_requests_are_checked(wrong):
+    with pytest.raises(base.BadRequest):
+        Request(**({"messages": [{"role": "user", "content": "x"}]} if wrong else {}) | wrong)
+
+
+def test_admission_is_bounded():
+    admission = base.Admission(2)
+    with admission.slot(), admission.slot():
+        with pytest.raises(base.QueueFull) as full, admission.slot():
+            pass
+        assert full.value.retry_after >= 1
+    with admission.slot():
+        assert admission.inside == 1
+    assert admission.inside == 0

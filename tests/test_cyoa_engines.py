@@ -280,24 +280,6 @@ def test_text_of_a_message_is_never_a_special_token(name, engines):
     assert [inside.count(token) for token in special] == [outside.count(token) for token in special]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {},
-        {"max_tokens": 0},
-        {"temperature": float("nan")},
-        {"temperature": -1},
-        {"top_p": 0},
-        {"top_k": -1},
-        {"seed": -1},
-        {"stop": ("",)},
-    ],
-)
-def test_requests_are_checked(wrong):
-    with pytest.raises(base.BadRequest):
-        Request(**({"messages": [{"role": "user", "content": "x"}]} if wrong else {}) | wrong)
-
-
 def test_closing_ends_running_answers_and_refuses_new_ones(converted, chats):
     async def close_in_the_middle():
         engine = fast.Fast(models.POCKET)
@@ -321,14 +303,3 @@ def test_the_conversion_is_kept_under_the_hash_of_the_weights(converted, monkeyp
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("converted twice"))
     assert fast.convert(models.POCKET, "int8") == first
     assert not list(converted.glob("part-*"))
-
-
-def test_admission_is_bounded():
-    admission = base.Admission(2)
-    with admission.slot(), admission.slot():
-        with pytest.raises(base.QueueFull) as full, admission.slot():
-            pass
-        assert full.value.retry_after >= 1
-    with admission.slot():
-        assert admission.inside == 1
-    assert admission.inside == 0
