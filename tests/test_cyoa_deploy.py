@@ -31,8 +31,11 @@ api = import_module("tests.test_cyoa_api")
 postgres = import_module("tests.test_cyoa_store").postgres
 DEPLOY = ROOT / "sprints/05_cyoa/deploy"
 GENEROUS = limits.Limits(queue=64, parallel=64, rate=1000)
+OF_THE_MODEL = {"test_feedback_model_metrics_and_the_document"}  # it wants the digest of the weights, which are elsewhere here
 HANDED_OVER = [
-    name for name, test in vars(api).items() if name.startswith("test_") and [*inspect.signature(test).parameters] == ["client"]
+    name
+    for name, test in vars(api).items()
+    if name.startswith("test_") and [*inspect.signature(test).parameters] == ["client"] and name not in OF_THE_MODEL
 ]
 
 
@@ -69,7 +72,7 @@ def client(request, engine_url, tmp_path_factory):
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres")
     game = made(
-        url, (None, "openai"), lambda *_: choose.open_engine("openai", None, "", engine_url, "champion"), frozenset({"testserver"})
+        url, (None, "openai"), lambda *_: choose.open_engine("openai", None, "", engine_url, "pocket"), frozenset({"testserver"})
     )
     with TestClient(game) as client:
         api.wait_until(lambda: client.get("/readyz").status_code == 200)
@@ -97,10 +100,11 @@ def test_usage_in_a_stream_counts_tokens_not_pieces(client, engine_url):
     assert events[-1]["usage"] == whole["usage"] and events[-1]["choices"] == []
     text = "".join(choice["delta"]["content"] for event in events for choice in event["choices"])
     assert text == whole["choices"][0]["message"]["content"]
-    begun = [*body["messages"], {"role": "assistant", "content": text[: len(text) // 2]}]
+    half = text.index(" ", len(text) // 2)  # at the end of a word: elsewhere other tokens would go on
+    begun = [*body["messages"], {"role": "assistant", "content": text[:half]}]
     asked = body | {"messages": begun, "stream": False, "continue_final_message": True}
     rest = httpx2.post(f"{engine_url}/chat/completions", json=asked, timeout=30).json()["choices"][0]["message"]["content"]
-    assert (text[: len(text) // 2] + rest).startswith(text[: len(text) // 2 + 4])
+    assert (text[:half] + rest).startswith(text)
 
 
 def flags(words):
@@ -185,7 +189,6 @@ def test_the_tracker_of_the_compose_file_has_flags_of_mlflow(compose):
 def test_the_unit_starts_the_server(tmp_path):
     text = (DEPLOY / "cyoa.service").read_text(encoding="utf-8")
     unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str
     unit.read_string(text)
     args = flags(started(shlex.split(unit["Service"]["ExecStart"])))
     state = f"sqlite:////var/lib/{unit['Service']['StateDirectory'].split()[0]}/"
