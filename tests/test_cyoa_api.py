@@ -1,6 +1,6 @@
 """The API of CYOA in one process, with the real pocket model behind CTranslate2 and sqlite.
 
-The same tests hold elsewhere: CYOA_TEST_DATABASE=postgresql://... and CYOA_TEST_BASE_URL=http://.../v1 (an OpenAI-compatible server).
+With CYOA_TEST_DATABASE=postgresql://... they run on PostgreSQL.
 """
 
 import json
@@ -27,9 +27,7 @@ STREAM = {"Accept": "text/event-stream"}
 def served(tmp_path_factory):
     """A client of the app, with its store and its champion; `source.place` says who is champion."""
     source = SimpleNamespace(place=(models.POCKET, "pocket"))
-    url = os.environ.get("CYOA_TEST_BASE_URL", "")
-    kind = "openai" if url else "fast"
-    champion = champion_module.Champion(lambda: source.place, lambda place, version: choose.open_engine(kind, place, version, url))
+    champion = champion_module.Champion(lambda: source.place, lambda place, version: choose.open_engine("fast", place, version))
     folder = tmp_path_factory.mktemp("api")
     store = store_module.Store(os.environ.get("CYOA_TEST_DATABASE", f"sqlite:///{folder}/stories.db"), owner=str(folder))
     limits, hosts = limits_module.Limits(parallel=8, rate=1000, grace=120, deadline=120), frozenset({"testserver"})
