@@ -26,9 +26,15 @@ export const icon = (name) => svg("svg", { class: "icon", "aria-hidden": "true" 
 export const button = (name, label, onclick, properties = {}) =>
   el("button", { type: "button", title: label, onclick, ...properties }, icon(name), el("span", { class: "label" }, label));
 
-/** A labelled form field. */
-export const field = (label, input, hint) =>
-  el("label", { class: "field" }, el("span", {}, label), input, hint && el("small", {}, hint));
+let fields = 0;
+
+/** A labelled form field; the hint describes it. */
+export function field(label, input, hint) {
+  fields += 1;
+  input.id ||= `field-${fields}`;
+  if (hint) input.setAttribute("aria-describedby", `${input.id}-hint`);
+  return el("div", { class: "field" }, el("label", { for: input.id }, label), input, hint && el("small", { id: `${input.id}-hint` }, hint));
+}
 
 export const $ = (selector) => document.querySelector(selector);
 

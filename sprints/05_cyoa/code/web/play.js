@@ -13,7 +13,8 @@ export class Play {
   }
 
   get node() { return this.nodes.get(this.story.head_id); }
-  get writing() { return this.node !== undefined && WRITING.includes(this.node.status); }
+  /** Whether the scene on the stage is not whole yet. */
+  get writing() { return this.node !== undefined && (WRITING.includes(this.node.status) || this.followed === this.node); }
 
   children(id) { return [...this.nodes.values()].filter((node) => node.parent_id === id); }
 
@@ -35,7 +36,9 @@ export class Play {
   /** Read the story from the server; takes up a scene that is still being written. False when there is none. */
   async open(id) {
     this.close();
+    this.opening = id;
     const tree = await attempt(() => get(`/stories/${id}/tree`));
+    if (this.opening !== id) return true; // the player is elsewhere by now
     if (!tree) return false;
     this.story = tree.story;
     this.nodes = new Map(tree.nodes.map((node) => [node.id, node]));
@@ -44,7 +47,12 @@ export class Play {
     return true;
   }
 
-  close() { this.reading?.abort(); }
+  /** Stop reading; the server goes on writing for a while. */
+  close() {
+    this.reading?.abort();
+    this.followed = null;
+    this.opening = null;
+  }
 
   /** Take in a node that the server made, and go there. */
   add(node) {
@@ -59,6 +67,7 @@ export class Play {
     this.reading?.abort();
     const reading = new AbortController();
     this.reading = reading;
+    this.followed = node;
     const shown = () => !reading.signal.aborted && this.node === node;
     let letters = [...node.text];
     const on = {
@@ -81,10 +90,11 @@ export class Play {
       complain(problem, () => this.read(node));
       return;
     }
-    if (reading.signal.aborted) return;
-    const final = await get(`/nodes/${node.id}`).catch(() => null);
+    const final = reading.signal.aborted ? null : await get(`/nodes/${node.id}`).catch(() => null);
     if (final) Object.assign(node, final);
-    if (shown()) this.view.finished(node);
+    if (!shown()) return;
+    this.followed = null;
+    this.view.finished(node);
   }
 
   /** Let the model write a new scene: `body` as for POST /stories/{id}/nodes. */
@@ -122,7 +132,7 @@ export class Play {
   /** Be at another scene of the tree. */
   async go(id) {
     if (this.asking || id === this.story.head_id) return;
-    this.reading?.abort();
+    this.close();
     const story = await attempt(() => call("PATCH", `/stories/${this.story.id}`, { head_id: id }));
     if (!story) return;
     Object.assign(this.story, story);
@@ -133,9 +143,8 @@ export class Play {
   undo() { return this.node.parent_id && this.go(this.node.parent_id); }
 
   async stop() {
-    const node = this.node;
-    const stopped = await attempt(() => call("DELETE", `/nodes/${node.id}/generation`));
-    if (stopped && !WRITING.includes(stopped.status)) Object.assign(node, stopped);
+    const { id } = this.node;
+    await attempt(() => call("DELETE", `/nodes/${id}/generation`)); // the stream tells the rest
   }
 
   /** A new version in the player's words; the old one stays. Gives true when the server took it. */

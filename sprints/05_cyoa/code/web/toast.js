@@ -15,8 +15,8 @@ const TEXTS = {
   shutdown: "The server is closing. The scene so far is kept.",
 };
 
-/** Show `text`; with `again` there is a button to try once more, after `wait` seconds. */
-export function toast(text, { again, wait = 0, error = false } = {}) {
+/** Show `text`; with `again` there is a button to try once more, after `wait` seconds; `closed` is called when the player does not. */
+export function toast(text, { again, closed, wait = 0, error = false } = {}) {
   const box = el("div", { class: error ? "toast bad" : "toast" });
   const gone = () => box.remove();
   box.append(el("p", { role: error ? "alert" : "status" }, text));
@@ -30,7 +30,7 @@ export function toast(text, { again, wait = 0, error = false } = {}) {
     count(Math.ceil(wait));
     box.append(retry);
   }
-  box.append(el("button", { type: "button", class: "plain", "aria-label": "Close the message", onclick: gone }, icon("close")));
+  box.append(el("button", { type: "button", class: "plain", "aria-label": "Close the message", onclick: () => { gone(); closed?.(); } }, icon("close")));
   const host = document.querySelector("dialog[open]") || $("#toasts"); // a modal dialog makes everything outside it inert
   if (host.id !== "toasts") box.classList.add("inside");
   host.append(box);
@@ -38,22 +38,21 @@ export function toast(text, { again, wait = 0, error = false } = {}) {
   return box;
 }
 
-/** Tell about a failed request; `again` repeats it where that can help. */
-export function complain(problem, again) {
+/** Tell about a failed request; `again` repeats it where that can help, else `closed` is called. */
+export function complain(problem, again, closed) {
   const hopeless = [400, 401, 403, 404, 409, 413, 422].includes(problem.status) || problem.status === undefined;
   const sentence = TEXTS[problem.code] || `That did not work: ${problem.message}.`;
-  toast(sentence, { error: true, again: hopeless ? null : again, wait: problem.retryAfter || 0 });
+  toast(sentence, { error: true, again: hopeless ? null : again, closed, wait: problem.retryAfter || 0 });
+  if (hopeless) closed?.();
   if (problem.status === undefined) console.error(problem);
 }
 
-/** Do `work`, and complain with a way to repeat it when it fails. */
-export async function attempt(work) {
-  try {
-    return await work();
-  } catch (problem) {
-    complain(problem, () => attempt(work));
-    return undefined;
-  }
+/** What `work` gives, at once or after the player tried again; undefined when it fails for good or the player lets it be. */
+export function attempt(work) {
+  return new Promise((resolve) => {
+    const run = () => work().then(resolve, (problem) => complain(problem, run, resolve));
+    run();
+  });
 }
 
 /** Let screen readers say `text` once, without interrupting. */

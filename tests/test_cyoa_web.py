@@ -1,0 +1,329 @@
+"""The CYOA web game in a real Chromium, on the real server with the real pocket model behind it."""
+
+import asyncio
+import re
+import shutil
+import threading
+import time
+from contextlib import aclosing
+from importlib import import_module
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+import uvicorn
+
+from shared import models
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no Chromium here: install the package chromium", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+app, serve, champion, store, limits = (
+    import_module(f"sprints.05_cyoa.code.api.{name}") for name in ("app", "serve", "champion", "store", "limits")
+)
+scenarios = import_module("sprints.05_cyoa.code.scenarios")
+fast = import_module("sprints.05_cyoa.code.engines.fast")
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"
+TITLE = "Who Stole the Sound of Rain"
+NASTY = '<img src=x onerror="hit = 1"><script>hit = 2</script> & "rain" \U0001f409'
+
+
+class Paced:
+    """The real engine, as slow as a test needs it to look at a scene while it is written."""
+
+    def __init__(self, engine):
+        self.engine, self.pause = engine, 0.0
+        self.name, self.model_version, self.close = engine.name, engine.model_version, engine.close
+
+    async def submit(self, request):
+        async with aclosing(self.engine.submit(request)) as pieces:
+            async for piece in pieces:
+                await asyncio.sleep(self.pause)
+                yield piece
+
+
+@pytest.fixture(scope="module")
+def game(tmp_path_factory):
+    """The server in a thread: .base its address, .client a client of it, .engine to pace."""
+    folder = tmp_path_factory.mktemp("game")
+    pocket = models.load("pocket", "cpu")
+    pocket.model.save_pretrained(folder / "model")
+    pocket.tokenizer.save_pretrained(folder / "model")
+    engine = Paced(fast.Fast(folder / "model", "pocket"))
+    listener = serve.listen("127.0.0.1", 0)
+    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    whole = app.create_app(
+        store.Store(f"sqlite:///{folder}/stories.db"),
+        champion.Champion(lambda: (folder / "model", "pocket"), lambda *_: engine),
+        scenarios.load(),
+        limits=limits.Limits(burst=200),
+    )
+    server = uvicorn.Server(uvicorn.Config(whole, log_level="error", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    with httpx2.Client(base_url=origin, timeout=30) as client:
+        for _ in range(300):
+            if ready := client.get("/readyz").status_code == 200:
+                break
+            time.sleep(0.1)
+        assert ready, "the model was not loaded within half a minute"
+        yield SimpleNamespace(base=origin, client=client, engine=engine)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(game, browser):
+    """tab(width, **options) opens a page; at the end it must have asked no other host and logged no error."""
+    contexts, asked, errors = [], [], []
+
+    def open_tab(width=1280, height=800, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
+        return page
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    game.engine.pause = 0.0
+    assert [url for url in asked if not url.startswith((game.base, "blob:"))] == []
+    assert errors == []
+
+
+def begin(game, page):
+    """A story on the stage, made without the shelf; its id."""
+    story = game.client.post("/stories", json={"scenario_id": "rain-thief"}).json()["story"]["id"]
+    page.goto(f"{game.base}/#/story/{story}")
+    page.locator(".choice").first.wait_for()
+    return story
+
+
+def tree(game, story):
+    return game.client.get(f"/stories/{story}/tree").json()
+
+
+def some_text(page):
+    """Wait until the scene on the stage has begun."""
+    page.locator(".text").filter(has_text=re.compile(r"\S.{25}", re.DOTALL)).wait_for()
+
+
+def written(page, scene):
+    """Wait until the scene with this number is whole."""
+    page.locator(".place", has_text=f"scene {scene}").wait_for()
+    page.locator(".box[aria-busy=false]").wait_for()
+    return " ".join(page.locator(".text").inner_text().split())
+
+
+def test_play_undo_and_branch(game, tab):
+    page = tab()
+    page.goto(game.base)
+    page.get_by_role("button", name=TITLE).click()
+    page.get_by_role("button", name="Begin the story").click()  # the second click: the first scene is there
+    assert written(page, 1).startswith("Neon rain falls on Level Nine")
+    page.locator(".choice").nth(0).click()
+    first = written(page, 2)
+    assert first and 2 <= page.locator(".choice").count() <= 4
+    assert page.locator(".action").inner_text() == "Hide inside the vending machine"
+    page.get_by_role("button", name="Undo").click()
+    written(page, 1)
+    assert "taken before" in page.locator(".choice").nth(0).inner_text()
+    page.locator(".choice").nth(1).click()
+    second = written(page, 2)
+    story = tree(game, page.url.split("/")[-1])
+    assert [node["depth"] for node in story["nodes"]] == [0, 1, 1]
+    assert [" ".join(node["text"].split()) for node in story["nodes"][1:]] == [first, second]
+    page.get_by_role("button", name="Map").click()
+    page.locator(".dot").nth(1).wait_for()
+    page.get_by_role("treeitem", name="Hide inside the vending machine").last.click()
+    page.locator(".action", has_text="Hide inside").wait_for()
+    assert written(page, 2) == first and tree(game, story["story"]["id"])["story"]["head_id"] == story["nodes"][1]["id"]
+
+
+def test_own_words_retry_and_edit_stay_text(game, tab):
+    page = tab()
+    story = begin(game, page)
+    page.fill("#words", NASTY)
+    page.keyboard.press("Enter")
+    written(page, 2)
+    assert page.locator(".action").inner_text() == NASTY
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_text("2 of 2").wait_for()
+    written(page, 2)
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_role("textbox", name="Scene").fill(NASTY)
+    page.get_by_role("textbox", name="Choices").fill("Look up\nLook down")
+    page.get_by_role("button", name="Keep this version").click()
+    page.get_by_text("3 of 3").wait_for()
+    assert written(page, 2) == NASTY and page.locator(".choice").all_inner_texts() == ["1\nLook up", "2\nLook down"]
+    page.reload()
+    assert written(page, 2) == NASTY
+    assert page.evaluate("typeof hit") == "undefined"
+    assert [node["kind"] for node in tree(game, story)["nodes"]] == ["start", "act", "retry", "edit"]
+
+
+def test_reload_in_the_middle_of_a_scene_loses_nothing(game, tab):
+    page = tab()
+    story = begin(game, page)
+    game.engine.pause = 0.04
+    page.locator(".choice").first.click()
+    some_text(page)
+    seen = page.locator(".text").inner_text().split()[:-1]
+    page.reload()
+    some_text(page)
+    assert page.locator(".box").get_attribute("aria-busy") == "true", "the scene was over before the reload"
+    game.engine.pause = 0.0
+    text = written(page, 2)
+    node = tree(game, story)["nodes"][-1]
+    assert node["status"] == "done" and text == " ".join(node["text"].split())
+    assert text.split()[: len(seen)] == seen
+
+
+def test_stop_keeps_the_text_and_the_way_on(game, tab):
+    page = tab()
+    story = begin(game, page)
+    game.engine.pause = 0.05
+    page.locator(".choice").first.click()
+    some_text(page)
+    page.get_by_role("button", name="Stop").click()
+    text = written(page, 2)
+    node = tree(game, story)["nodes"][-1]
+    assert node["status"] == "cancelled" and text == " ".join(node["text"].split())
+    assert page.locator(".choice").count() >= 2
+
+
+def test_keyboard_alone(game, tab):
+    page = tab()
+    page.goto(game.base)
+    page.locator(".card").first.wait_for()
+    tabs = 0
+    while page.evaluate("document.activeElement.className") != "card":
+        page.keyboard.press("Tab")
+        tabs += 1
+        assert tabs < 40
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Begin the story").wait_for()
+    page.keyboard.press("Enter")  # the focus is on the button
+    written(page, 1)
+    page.locator(".choice").first.wait_for()
+    page.keyboard.press("1")
+    text = written(page, 2)
+    said = page.locator("#announce").inner_text()
+    assert text.split()[0] in said and "choices are 1:" in said
+    assert page.locator(".text[aria-live], .box[aria-live]").count() == 0
+    page.get_by_role("button", name="Map").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("tree").wait_for()
+    while page.evaluate("document.activeElement.role") != "treeitem":
+        page.keyboard.press("Tab")
+    assert "you are here" in (page.evaluate("document.activeElement.ariaLabel"))
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("document.activeElement.ariaLabel") == "The beginning"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.title") == "Map"  # the focus comes back
+    page.keyboard.press("Enter")
+    page.get_by_role("tree").wait_for()
+    page.get_by_role("treeitem").first.focus()
+    page.keyboard.press("Enter")
+    written(page, 1)
+    page.locator("#words").focus()
+    page.keyboard.type("2 lamps")  # figures are words here, not choices
+    page.keyboard.press("Enter")
+    written(page, 2)
+    assert page.locator(".action").inner_text() == "2 lamps"
+
+
+def test_memory_lore_and_what_the_model_saw(game, tab):
+    page = tab()
+    begin(game, page)
+    page.get_by_role("button", name="Memory").click()
+    page.get_by_label("Always remember").fill("The chip hums in B flat.")
+    page.get_by_role("button", name="Remember").click()
+    page.get_by_label("When the story says").fill("vending, soda")
+    page.get_by_label("the model is told").fill("The soda is alive.")
+    page.get_by_role("button", name="Add the card").click()
+    page.get_by_role("button", name="Keep", exact=True).wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    written(page, 2)
+    page.get_by_role("button", name="What the model saw").click()
+    seen = page.locator("pre").first.inner_text()
+    assert "The chip hums in B flat." in seen and "The soda is alive." in seen
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_phone_and_axe(game, tab, theme):
+    page = tab(390, 844, color_scheme=theme)
+    inspector = axe.Axe()
+
+    def inspect(where):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, where
+        inside = page.evaluate("document.querySelector('#sheet').scrollWidth - document.querySelector('#sheet').clientWidth")
+        assert inside <= 0, where
+        found = inspector.run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == [], where
+
+    page.goto(game.base)
+    page.locator(".card").first.wait_for()
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    inspect("shelf")
+    page.get_by_role("button", name=TITLE).click()
+    inspect("cover")
+    page.get_by_role("button", name="Begin the story").click()
+    written(page, 1)
+    page.keyboard.press("2")
+    written(page, 2)
+    inspect("stage")
+    for name in ("Story so far", "Map", "Memory", "What the model saw", "Settings", "Export"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.locator("#sheet-title", has_text=name if name not in ("Map", "Settings", "Export") else "").wait_for()
+        inspect(name)
+        page.keyboard.press("Escape")
+    assert page.evaluate("document.getAnimations().length") == 0  # reduced motion
+
+
+def test_troubles_are_told_with_a_way_out(game, tab):
+    page = tab()
+    story = begin(game, page)
+    page.context.set_offline(True)
+    page.locator(".choice").first.click()
+    page.get_by_role("alert").filter(has_text="cannot be reached").wait_for()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    written(page, 2)
+    assert len(tree(game, story)["nodes"]) == 2  # the same key: one scene, however often it was sent
+
+    game.engine.pause = 0.2
+    root = tree(game, story)["story"]["root_id"]
+    others = [game.client.post(f"/stories/{story}/nodes", json={"parent_id": root, "text": "wait"}).json() for _ in range(2)]
+    page.locator("#words").fill("hurry")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").filter(has_text="Two scenes at a time").wait_for()
+    game.engine.pause = 0.0
+    for other in others:
+        game.client.delete(f"/nodes/{other['node_id']}/generation")
+    page.get_by_role("button", name="Try again", exact=True).click()
+    page.locator(".action", has_text="hurry").wait_for()
+    written(page, 3)
+
+    page.goto(f"{game.base}/#/")
+    page.get_by_role("button", name="All your stories").click()
+    page.locator("#import").set_input_files(
+        {"name": "big.json", "mimeType": "application/json", "buffer": b"[" + b" " * (2 << 20) + b"]"}
+    )
+    page.get_by_role("alert").filter(has_text="more than the server takes").wait_for()
