@@ -50,6 +50,7 @@ VARIANTS = (
     Variant("layer_3", "layer 3", {"layers": (3,)}),
     Variant("layer_5", "layer 5, the last", {"layers": (5,)}),
     Variant("layers_1_3", "layers 1 and 3", {"layers": (1, 3)}),
+    Variant("table_rate_5", "the paper's rate of the table, 5 times the rest", {"table_rate": 5.0}),
     Variant("no_compression", "no compression of the vocabulary", {"compress": False}),
 )
 SMOKE = ("default", "no_guard", "convolution")

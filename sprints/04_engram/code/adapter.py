@@ -27,8 +27,6 @@ from .history import limits, past_of, present, remember
 from .layer import Contribution
 from .memory import EngramConfig, EngramMemory, Found
 
-TABLE_RATE = 100  # times that of the dense part: SparseAdam moves a row only when it is read, dense Adam (paper: 5) on and on
-
 
 @dataclass
 class Call:
@@ -124,10 +122,11 @@ class EngramAdapter:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.memory.state_dict().values())
 
     def optimizer(self, rate: float) -> "PairedAdam":
-        """Adam for the dense part at `rate`, SparseAdam for the table at TABLE_RATE times `rate`; no weight decay."""
+        """Adam for the dense part at `rate`, SparseAdam for the table at the config's table_rate times `rate`; no weight decay."""
         if self.memory.mapped is not None:
             raise UserError("a mapped table is read-only: load the memory without mapped=True to train it")
-        return PairedAdam([p for p in self.memory.layers.parameters() if p.requires_grad], self.memory.table, rate)
+        dense = [parameter for parameter in self.memory.layers.parameters() if parameter.requires_grad]
+        return PairedAdam(dense, self.memory.table, rate, rate * self.config.table_rate)
 
     # --- one memory and its facts
 
@@ -262,8 +261,8 @@ class EngramAdapter:
 class PairedAdam:
     """Two optimisers that step together. SparseAdam moves the rows that were addressed, and no other."""
 
-    def __init__(self, dense: list[nn.Parameter], table: nn.Parameter, rate: float):
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.SparseAdam([table], lr=TABLE_RATE * rate)]
+    def __init__(self, dense: list[nn.Parameter], table: nn.Parameter, rate: float, table_rate: float):
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.SparseAdam([table], lr=table_rate)]
         if dense:
             self.parts.append(torch.optim.Adam(dense, lr=rate))
 

@@ -35,8 +35,8 @@ class Method:
 
 METHODS = (
     Method("lora", "LoRA, rank 8", {"method": "lora"}, 1e-3),
-    Method("lora_r2", "LoRA, rank 2", {"method": "lora", "rank": 2}, like="lora"),
-    Method("lora_r32", "LoRA, rank 32", {"method": "lora", "rank": 32}, like="lora"),
+    Method("lora_r2", "LoRA, rank 2", {"method": "lora", "rank": 2}, 1e-3),
+    Method("lora_r32", "LoRA, rank 32", {"method": "lora", "rank": 32}, 3e-4),
     Method("random_label", "LoRA, random labels", {"method": "random_label_lora"}, like="lora"),
     Method("full", "full fine-tuning", {"method": "full"}, 1e-4),
     Method("engram", "Engram, guarded", {"method": "engram"}, 3e-4),

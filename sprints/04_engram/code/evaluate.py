@@ -55,7 +55,7 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
         "data": "patterns split by id; test and dev patterns are taught to every method, only test patterns are scored",
         "budget": "the trainable parameters of LoRA of rank 8 on every linear layer, but for the other ranks and full fine-tuning",
         "optimisation": f"{args.steps} updates of {args.batch} rows, the same batches for all; the loss counts the completion "
-        "and its end; the learning rate of each method is the best of a grid on dev patterns (another seed); other ranks and "
+        "and its end; the learning rate of each method is the best of a grid on dev patterns (another seed); "
         "random labels take that of LoRA",
         "intervals": f"bootstrap over patterns (blocks of a text) and seeds, {findings.significance.DRAWS} draws",
     }
@@ -79,8 +79,15 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
 
 
 def recipes_of(args: Args) -> dict[str, Recipe]:
-    """The tuned recipes without a report; their jobs are done already when the comparison ran."""
-    return comparison.chosen(args, comparison.tuned(args))
+    """The recipes of the comparison: at the rates of its report where there is one, else tuned now."""
+    report = read_all(results(args)).get("comparison")
+    if report is None or any(report["args"][name] != getattr(args, name) for name in ("steps", "batch")):
+        return comparison.chosen(args, comparison.tuned(args))
+    return {
+        method.key: comparison.recipe(args, method, report["metrics"][f"rate_{method.key}"]["mean"])
+        for method in comparison.plan(args)
+        if f"rate_{method.key}" in report["metrics"]
+    }
 
 
 EXPERIMENTS = ("comparison", "ablations", "capacity", "original")
@@ -115,6 +122,11 @@ def main(args: Args) -> dict[str, dict]:
     return reports
 
 
+def results(args: Args) -> Path:
+    """Where the reports go."""
+    return runlog.Run(args, __file__, "page", title="", objective="", setup={}).folder.parent
+
+
 def page_of(folder: Path) -> str:
     found = read_all(folder)
     return report_page.page({name: found[name] for name in EXPERIMENTS if name in found}, LABELS)
@@ -122,7 +134,7 @@ def page_of(folder: Path) -> str:
 
 def write_page(args: Args) -> None:
     """evaluation_report.md beside the reports, of those of this program that are there."""
-    folder = runlog.Run(args, __file__, "page", title="", objective="", setup={}).folder.parent  # it knows where results go
+    folder = results(args)
     write_atomically(folder / "evaluation_report.md", page_of(folder).encode())
 
 

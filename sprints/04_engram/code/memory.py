@@ -1,5 +1,6 @@
 """Engram memory: hashed n-gram embeddings with a context gate, for one or several layers (arXiv 2601.07372, section 2)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -33,6 +34,7 @@ class EngramConfig:
     init: Init = "zero_table"  # which factor starts at zero, so that the base is unchanged
     guard: bool = True  # n-grams that were never taught contribute exactly zero
     compress: bool = True  # tokens that differ in case, accents or white space count as one
+    table_rate: float = 100.0  # times the rate of the rest (paper: 5, by dense Adam; SparseAdam moves a row only when it is read)
     seed: int = 0  # of the hash and of the projections
 
     def __post_init__(self):
@@ -42,8 +44,8 @@ class EngramConfig:
             least = int(name == "orders")
             if not numbers or list(numbers) != sorted(set(numbers)) or numbers[0] < least:
                 raise UserError(f"{name} {numbers}: give different whole numbers from {least} on, in ascending order")
-        if self.heads < 1 or self.head_width < 1 or self.rows < 0:
-            raise UserError("a memory needs heads >= 1, head_width >= 1 and rows >= 0")
+        if self.heads < 1 or self.head_width < 1 or self.rows < 0 or not 0 < self.table_rate < math.inf:
+            raise UserError("a memory needs heads >= 1, head_width >= 1, rows >= 0 and a table_rate above 0")
         if self.gate not in get_args(Gate) or self.init not in get_args(Init):
             raise UserError(f"gate is one of {get_args(Gate)}, init one of {get_args(Init)}; not {self.gate!r}, {self.init!r}")
 

@@ -39,7 +39,7 @@ class Args(runlog.Args):
     lora_rate: float = 1e-2
     """Peak learning rate of LoRA."""
     engram_rate: float = 3e-3
-    """Peak learning rate of the memory's projections; its table learns at a multiple (adapter.TABLE_RATE)."""
+    """Peak learning rate of the memory's projections; its table learns at a multiple (EngramConfig.table_rate)."""
     rank: int = 8
     """Of LoRA on every linear layer; the memory gets as many trainable parameters."""
     steps: int = 300
