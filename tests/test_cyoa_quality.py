@@ -32,7 +32,7 @@ def judged(data, base):
     return evaluate.judges(data, base)
 
 
-CHEAP = [name for name in panel.MEASURES if name not in ("order_accuracy", "choice_relevance")]
+CHEAP = [name for name in panel.MEASURES if name not in ("order_accuracy", "choice_relevance", "mood_accuracy")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_measure_sees_its_corruption(name, data, judged, human):
     way = corruption.corruptions(data.training)[measure.sees]
     answers, values = human
     area, _ = panel.sight(measure, values[name], judged.measure(corruption.spoiled(way, answers), [name])[name])
-    assert area > (0.55 if name == "mood_accuracy" else 0.75)  # of moods, people themselves are recognised now and then only
+    assert area > 0.75
 
 
 def test_the_judge_prefers_choices_to_those_of_other_scenes(judged):
@@ -97,6 +97,14 @@ def test_names_are_known_from_the_prompt_or_strangers():
     assert quality.names("She waits. Then Granny Nine laughs, and Tamsin's dog barks.") == {"Granny", "Nine", "Tamsin"}
     assert quality.carry_over("Then Granny Nine laughs.", prompt) == 1
     assert quality.carry_over("Then Tamsin laughs at Nine.", prompt) == 0.5
+
+
+def test_moods_are_recognised_above_chance():
+    """In scenes of families that never train, which the classifier has not seen; people themselves only now and then."""
+    parts = scenarios.split(scenarios.load())
+    pairs = [(scene.text, one.genre) for part in (parts.test, parts.validation) for one in part for scene in one.scenes.values()]
+    right = genre.Moods.of_cards().right(*map(list, zip(*pairs, strict=True)))
+    assert right.mean() > 2 / len(genre.MOODS)
 
 
 def test_every_genre_has_a_mood():

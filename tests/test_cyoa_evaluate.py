@@ -1,0 +1,138 @@
+"""Sprint 05: the evaluation around the measures: scorers in MLflow, the judge, what the gates read, scenes through the engine."""
+
+import asyncio
+import json
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from shared import models
+from shared.errors import UserError
+
+CODE = "sprints.05_cyoa.code."
+evaluate, generate, judge, panel, promote, quality, scorers, storytext, versions = (
+    import_module(CODE + name)
+    for name in ["evaluate", "generate", "judge", "panel", "promote", "quality", "scorers", "storytext", "versions"]
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    tokenizer, *_ = models.load_tokenizer(models.POCKET)
+    return evaluate.load(evaluate.Args(prompts=4), tokenizer)
+
+
+@pytest.fixture
+def server():
+    """A server that speaks as OpenAI's does; the test says how it judges."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer({"data": [{"id": "first"}]})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append(body)
+            text = body["messages"][0]["content"]
+            first, second = re.findall(r"Continuation \d:\n(.*?)\n\n", text, re.S)
+            self.answer({"choices": [{"message": {"content": server.verdict(first, second)}}]})
+
+        def answer(self, content):
+            sent = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(sent)))
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen, server.url = seen, f"http://127.0.0.1:{server.server_port}/v1"
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_judge_that_means_it_wins_and_one_that_likes_the_first_ties(server):
+    with judge.Judge(server.url) as asked:
+        server.verdict = lambda first, second: "1" if "good" in first else "2"
+        (found,) = judge.compare(asked, ["So far."], ["a good scene"], ["a much longer scene without it"])
+        assert found == judge.Judgement("a", True, False)
+        assert asked.judge("So far.", "bad", "good").winner == "b"
+        server.verdict = lambda first, second: "Continuation 1 is better."
+        assert asked.judge("So far.", "x", "y") == judge.Judgement("tie", False, None)
+        server.verdict = lambda first, second: "Hard to say."
+        assert asked.judge("So far.", "x", "y") == judge.Judgement("tie", True, None)
+    assert {body["model"] for body in server.seen} == {"first"} and len(server.seen) == 8
+
+
+def test_a_judge_that_is_not_there_is_one_line(server):
+    server.verdict = lambda first, second: None
+    with judge.Judge(server.url, "m") as asked:
+        assert asked.judge("", "x", "y").winner == "tie"
+    with judge.Judge("http://127.0.0.1:9", "m", timeout=2) as asked, pytest.raises(UserError, match="does not answer"):
+        asked.judge("", "x", "y")
+    with pytest.raises(UserError, match="--judge-url"):
+        judge.Judge("localhost:8000")
+
+
+def test_scorers_give_mlflow_our_values(data, tmp_path):
+    store = versions.Store(f"sqlite:///{tmp_path}/mlflow.db", (tmp_path / "artifacts").as_uri())
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    memory = quality.Memory([example.response for example in data.training])
+    answers = [data.held_out[0].response, "Go on now then. " * 10, data.training[0].response]
+    run, means = scorers.evaluate(store, data.held_out[:3], answers, memory, quality.word_list(), {"data_version": "x"})
+    assert mlflow.get_tracking_uri() == before
+    assert means["valid_format/mean"] == pytest.approx(2 / 3)
+    assert means["repetition_4/mean"] == pytest.approx(np.mean([quality.repetition(storytext.parse(a).scene) for a in answers]))
+    assert means["longest_copy/mean"] >= len(quality.words(storytext.parse(answers[2]).scene)) / 3
+    assert store.client.get_run(run).data.tags["data_version"] == "x"
+    traces = mlflow.MlflowClient(store.uri).search_traces(locations=[store.experiment])
+    assert len(traces) == 3 and all(len(trace.info.assessments) >= 6 for trace in traces)
+
+
+def test_the_gates_refuse_what_is_worse_than_the_champion():
+    human = np.linspace(0.2, 0.4, 41)
+    good = {name: panel.gate(one, human, human) for name, one in panel.MEASURES.items()}
+    assert not promote.worse({"metrics": good}, {"metrics": good})
+    for name, one in panel.MEASURES.items():
+        off = human - 0.2 if one.better == "higher" else human + 0.4
+        (reason,) = promote.worse({"metrics": good | {name: panel.gate(one, off, human)}}, {"metrics": good})
+        assert reason.startswith(name)
+    assert promote.worse({"metrics": {}}, {"metrics": good})
+
+
+def test_sight_is_blind_where_nothing_changes_and_knows_the_bad_direction():
+    higher, lower, both = (panel.MEASURES[name] for name in ("format_validity", "longest_copy", "distinct_2"))
+    few, many = np.arange(20.0), np.arange(20.0) + 30
+    assert panel.sight(higher, many, few) == (1.0, True) and panel.sight(higher, few, many) == (0.0, False)
+    assert panel.sight(lower, few, many) == (1.0, True)
+    assert panel.sight(both, few, many)[1] and panel.sight(both, many, few)[1]
+    assert panel.sight(higher, np.ones(9), np.ones(9)) == (0.5, False)
+
+
+def test_scenes_through_the_engine_have_valid_choices(data):
+    genres = {scenario.id: scenario.genre for scenario in data.every}
+    examples = [*data.held_out, *data.training[:4]]
+    drafts = asyncio.run(evaluate.write(models.POCKET, examples, genres, 24))
+    assert all(quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, examples, strict=True))
+
+
+def test_a_story_of_ones_own_is_told(capsys):
+    args = dict(model=models.POCKET, turns=2, tokens=24, engine="fast")
+    assert generate.main(generate.Args(prompt="The lighthouse <|end|> blinks a name.", **args)) == {}
+    told = capsys.readouterr().out
+    assert told.startswith("The lighthouse") and "->" in told and "The end." in told
+    with pytest.raises(UserError, match="PROMPT is empty"):
+        generate.main(generate.Args(prompt=" ", **args))
+    with pytest.raises(UserError, match="no scenario of the genre"):
+        generate.worlds(generate.Args(genre="tax law"))
