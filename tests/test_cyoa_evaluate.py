@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from threading import Thread
@@ -26,38 +27,45 @@ def data():
     return evaluate.load(evaluate.Args(prompts=4), tokenizer)
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers as OpenAI's server does, with the verdict that the test asks for."""
+
+    server: "JudgeServer"
+
+    def do_GET(self):
+        self.answer({"data": [{"id": "first"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append(body)
+        first, second = re.findall(r"Continuation \d:\n(.*?)\n\n", body["messages"][0]["content"], re.S)
+        self.answer({"choices": [{"message": {"content": self.server.verdict(first, second)}}]})
+
+    def answer(self, content: dict):
+        sent = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, format: str, *args):
+        pass
+
+
+class JudgeServer(ThreadingHTTPServer):
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict] = []
+        self.verdict: Callable[[str, str], str | None] = lambda first, second: None
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
 @pytest.fixture
 def server():
-    """A server that speaks as OpenAI's does; the test says how it judges."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.answer({"data": [{"id": "first"}]})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append(body)
-            text = body["messages"][0]["content"]
-            first, second = re.findall(r"Continuation \d:\n(.*?)\n\n", text, re.S)
-            self.answer({"choices": [{"message": {"content": server.verdict(first, second)}}]})
-
-        def answer(self, content):
-            sent = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.seen, server.url = seen, f"http://127.0.0.1:{server.server_port}/v1"
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with JudgeServer() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def test_a_judge_that_means_it_wins_and_one_that_likes_the_first_ties(server):
@@ -74,7 +82,6 @@ def test_a_judge_that_means_it_wins_and_one_that_likes_the_first_ties(server):
 
 
 def test_a_judge_that_is_not_there_is_one_line(server):
-    server.verdict = lambda first, second: None
     with judge.Judge(server.url, "m") as asked:
         assert asked.judge("", "x", "y").winner == "tie"
     with judge.Judge("http://127.0.0.1:9", "m", timeout=2) as asked, pytest.raises(UserError, match="does not answer"):
