@@ -130,7 +130,7 @@ def main(args: Args) -> dict:
             run.figure(
                 panel_figure(plt, values),
                 "panel",
-                shows="The mean of every measure for each system; grey is the 5th to 95th percentile of human answers.",
+                shows="The mean of every measure for each system; grey is the 5th to 95th percentile of groups of human answers.",
                 matters="No single measure tells good from bad: text can be right on one and broken on another.",
             )
         conclude(run, values)
@@ -255,7 +255,7 @@ def register(run: runlog.Run, folder: Path, sha256: str, gates: dict, panel: Pan
 
 def conclude(run: runlog.Run, values: dict[str, dict[str, np.ndarray]]) -> None:
     def inside(system: str) -> int:
-        bands = {name: band(values["human"][name]) for name in MEASURES}
+        bands = {name: band(one, values["human"][name]) for name, one in MEASURES.items()}
         return sum(low <= values[system][name].mean() <= high for name, (low, high) in bands.items())
 
     counts = {system: inside(system) for system in NAMES}

@@ -14,6 +14,7 @@ from .genre import Moods
 from .storytext import Draft, Example
 
 Better = Literal["higher", "lower", "band"]
+DRAWS = 2000  # groups for a band
 SEEN = 0.01  # p of the rank test, below which a measure is said to see a corruption
 
 
@@ -48,6 +49,7 @@ class Measure:
     meaning: str
     sees: str
     values: Callable[[Panel, list[str], list[Draft]], Sequence[Any] | np.ndarray]
+    sets: bool = False  # a value is of a group of answers
 
 
 def _scenes(drafts: Sequence[Draft]) -> list[str]:
@@ -73,8 +75,8 @@ MEASURES: dict[str, Measure] = {
         "choices of other scenes",
         lambda p, a, d: likelihood.choice_relevance(p.judge, a),
     ),
-    "distinct_1": Measure("band", "fraction", "different words in groups of scenes", "loop", _distinct(1)),
-    "distinct_2": Measure("band", "fraction", "different word pairs in groups of scenes", "mode collapse", _distinct(2)),
+    "distinct_1": Measure("band", "fraction", "different words in groups of scenes", "loop", _distinct(1), True),
+    "distinct_2": Measure("band", "fraction", "different word pairs in groups of scenes", "mode collapse", _distinct(2), True),
     "repetition_4": Measure(
         "band",
         "fraction",
@@ -130,10 +132,17 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def band(human: np.ndarray) -> tuple[float, float]:
-    """5th to 95th percentile of the values of human answers, widened to their mean where that lies outside."""
-    low, high = np.quantile(np.asarray(human, dtype=float), (0.05, 0.95))
-    return min(float(low), float(np.mean(human))), max(float(high), float(np.mean(human)))
+def band(measure: Measure, human: np.ndarray) -> tuple[float, float]:
+    """5th to 95th percentile of the means of groups of human answers, drawn at random; of sets, which are groups, of their values.
+    Widened to the mean of all where that lies outside."""
+    values = np.asarray(human, dtype=float)
+    if not measure.sets:
+        rng, size = np.random.default_rng(0), min(quality.GROUP, len(values))
+        means = np.array([rng.choice(values, size, replace=False).mean() for _ in range(DRAWS)])
+    else:
+        means = values
+    low, high = np.quantile(means, (0.05, 0.95))
+    return min(float(low), float(values.mean())), max(float(high), float(values.mean()))
 
 
 def gate(measure: Measure, values: np.ndarray, human: np.ndarray) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def gate(measure: Measure, values: np.ndarray, human: np.ndarray) -> dict[str, A
     summary = stats.summary(values)
     low, high = summary["ci95"] or (summary["mean"], summary["mean"])
     found = {"value": float(summary["mean"]), "noise": float(high - low) / 2, "better": measure.better}
-    return found | ({"band": list(band(human))} if measure.better == "band" else {})
+    return found | ({"band": list(band(measure, human))} if measure.better == "band" else {})
 
 
 def sight(measure: Measure, human: np.ndarray, spoiled: np.ndarray) -> tuple[float, bool]:

@@ -1,5 +1,6 @@
 """The figures of the evaluation: who stands where against human text, and which measure sees which corruption."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ def panel_figure(plt: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> An
     """A row per measure, on its own scale: the human 5th to 95th percentile in grey, a mark per system."""
     figure, axes = plt.subplots(len(MEASURES), 1, figsize=(8, 0.62 * len(MEASURES) + 0.8))
     for row, (name, axis) in enumerate(zip(MEASURES, axes, strict=True)):
-        axis.axvspan(*band(values["human"][name]), color="#DDDDDD", zorder=0)
+        axis.axvspan(*band(MEASURES[name], values["human"][name]), color="#DDDDDD", zorder=0)
         for system, found in values.items():
             mark = {"color": COLOURS[system], "marker": MARKS[system], "markersize": 13 if system == "human" else 7}
             axis.plot(np.mean(found[name]), 0, linestyle="", label=system if not row else None, alpha=0.85, **mark)
@@ -40,7 +41,7 @@ def sight_figure(plt: Any, areas: np.ndarray, corruptions: Sequence[str]) -> Any
             axes.text(column, row, f"{area:.2f}", ha="center", va="center", fontsize=8, color=colour)
             if name == measure.sees:
                 axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=2.5, ec="black"))
-    axes.set_xticks(range(len(corruptions)), [name.replace(" ", "\n", 1) for name in corruptions], fontsize=8)
+    axes.set_xticks(range(len(corruptions)), [textwrap.fill(name, 11) for name in corruptions], fontsize=8)
     axes.set_yticks(range(len(MEASURES)), [name.replace("_", " ") for name in MEASURES], fontsize=9)
     axes.grid(visible=False)
     figure.tight_layout()

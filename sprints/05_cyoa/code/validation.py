@@ -22,8 +22,8 @@ def validate(
     values = {"human": panel.measure(human)}
     for name, one in MEASURES.items():
         found = values["human"][name]
-        meaning = f"{one.meaning}: human answers; their 5th to 95th percentile in place of an interval"
-        run.metric(f"{name}_human", found.astype(float), unit=one.unit, meaning=meaning, interval=band(found))
+        meaning = f"{one.meaning}: human answers; in place of an interval the 5th to 95th percentile of groups of them"
+        run.metric(f"{name}_human", found.astype(float), unit=one.unit, meaning=meaning, interval=band(one, found))
     ways = corruption.corruptions(training)
     areas, seen = np.zeros((len(MEASURES), len(ways))), np.zeros((len(MEASURES), len(ways)), dtype=bool)
     for column, way in enumerate(run.track(ways, "corruptions")):
