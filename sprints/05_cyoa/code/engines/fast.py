@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,19 +82,19 @@ class Fast(Worker):
             ctranslate2.set_random_seed(secrets.randbits(31))
 
     def _generate(self, generator: ctranslate2.Generator, jobs: list[Job]) -> None:
-        step = -1
+        step, me = -1, weakref.proxy(self)  # a thread of CTranslate2 lets go of `take` later: must it end the generator, it aborts
 
         def take(result: Any) -> bool:  # for every token: keep it short
             nonlocal step
             job = jobs[result.batch_id]
             over = job.add(result.token_id)
             if over:
-                self._publish([job])
+                me._publish([job])
             elif result.step != step:
                 step = result.step
-                if self._is_due():  # all jobs have the tokens of the step before
-                    self._publish(jobs)
-            return over or self._closing
+                if me._is_due():  # all jobs have the tokens of the step before
+                    me._publish(jobs)
+            return over or me._closing
 
         tokens = self._tokens
         generator.generate_batch(
