@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,7 @@ votes = import_module("sprints.05_cyoa.code.votes")
 bradley_terry = import_module("sprints.05_cyoa.code.bradley_terry")
 storytext = import_module("sprints.05_cyoa.code.storytext")
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KRIPPENDORFF = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")  # his example of 2011: four raters, twelve units
 NASTY = '</script><script>hit = 1</script> & "it\'s" \u2603'
 
@@ -134,3 +136,35 @@ def test_agreement_does_not_depend_on_sides():
     same += [vote("x", "q", "model", "base", "right"), vote("y", "q", "model", "base", "right")]
     assert votes.agreement(same) == 1
     assert votes.agreement(same[:1]) is None
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_visitor_votes_blind_and_downloads(tmp_path):
+    """In a real browser: no name of a system is shown, a reload keeps the votes, the file is what `read` reads."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    found = votes.pairs(EXAMPLES[:2], ANSWERS)
+    (tmp_path / "vote.html").write_text(votes.page(found), encoding="utf-8")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(accept_downloads=True)
+        problems = []
+        page.on("pageerror", lambda error: problems.append(error))
+        page.goto((tmp_path / "vote.html").as_uri())
+        for done, key in enumerate("123"):
+            page.get_by_text(f"{done} of 3 done").wait_for()
+            seen = page.locator("#left").inner_text(), page.locator("#right").inner_text()
+            assert set(seen) in [set(pair["texts"].values()) for pair in found]
+            page.wait_for_timeout(300)  # a faster vote is taken for a double click
+            page.keyboard.press(key)
+            if done == 0:
+                page.get_by_text("1 of 3 done").wait_for()
+                page.reload()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download votes").click()
+        download.value.save_as(tmp_path / "votes.json")
+        assert page.evaluate("typeof hit") == "undefined" and not problems
+        browser.close()
+    cast = votes.read([tmp_path / "votes.json"])
+    assert [vote.winner for vote in cast] == ["left", "tie", "right"] and {vote.id for vote in cast} == {
+        pair["id"] for pair in found
+    }
