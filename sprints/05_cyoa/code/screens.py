@@ -33,14 +33,14 @@ class Args(runlog.Args):
 
 
 def take(page: Any, folder: Path, name: str) -> None:
-    """One picture, as few colours as it takes to stay small. Raises UserError for one that is too large."""
+    """One picture, packed well. Raises UserError for one that is too large."""
     from PIL import Image
 
     page.wait_for_timeout(900)  # until fonts, backdrop and the entry of the box have settled
     path = folder / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.convert("RGB").save(path, optimize=True)
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path.name} has {path.stat().st_size} bytes, more than {LARGEST}")
     console.print(f"{path.name}  {path.stat().st_size // 1000} kB")

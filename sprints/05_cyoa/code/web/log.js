@@ -15,7 +15,8 @@ export function rewrite(play, node) {
     if (await play.edit(node, text.value.trim(), lines)) closeSheet();
   };
   const ways = node.ending ? null : field("Choices, one in a line", choices, "Two to four, all different.");
-  sheet("Edit the scene", el("form", { class: "form", onsubmit: submit }, field("Scene", text, "The scene as it was stays in the tree."), ways, el("button", { class: "main" }, "Keep this version")));
+  const scene = field("Scene", text, "The scene as it was stays in the tree.");
+  sheet("Edit the scene", el("form", { class: "form", onsubmit: submit }, scene, ways, el("button", { class: "main" }, "Keep this version")));
 }
 
 function turn(play, node, place) {

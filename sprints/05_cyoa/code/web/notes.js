@@ -25,7 +25,9 @@ function loreForm(path, card, redraw) {
   return el("form", { class: "form lore", onsubmit: submit, "aria-label": card ? `Card ${card.keys.join(", ") || card.text}` : "New card" },
     field("When the story says", words), field("the model is told", text),
     el("label", { class: "check" }, always, " always, whatever the story says"),
-    el("div", { class: "row" }, el("button", { class: "pill" }, card ? "Keep" : "Add the card"), card && button("trash", "Throw away", remove, { class: "plain" })));
+    el("div", { class: "row" },
+      el("button", { class: "pill" }, card ? "Keep" : "Add the card"),
+      card && button("trash", "Throw away", remove, { class: "plain" })));
 }
 
 /** The drawer with the memory and the lore cards. */
@@ -44,10 +46,13 @@ export async function notes(play) {
   };
   const redraw = (said) => { toast(said); notes(play); };
   sheet("Memory", [
-    el("form", { class: "form", onsubmit: keep }, field("Always remember", memory, "The model is told this before every scene, as far as there is room."), el("button", { class: "main" }, "Remember")),
+    el("form", { class: "form", onsubmit: keep },
+      field("Always remember", memory, "The model is told this before every scene, as far as there is room."),
+      el("button", { class: "main" }, "Remember")),
     el("h3", {}, "Lore cards"),
     el("p", {}, "A card is told to the model when one of its words comes up in the story."),
-    el("ul", { class: "cards-lore" }, [...answer.lore, null].map((card) => el("li", {}, card === null && el("h4", {}, "A new card"), loreForm(path, card, redraw)))),
+    el("ul", { class: "cards-lore" }, [...answer.lore, null].map((card) =>
+      el("li", {}, card === null && el("h4", {}, "A new card"), loreForm(path, card, redraw)))),
   ]);
 }
 

@@ -22,7 +22,8 @@ function save(story) {
   return el("li", { "data-mood": moodOf(story.genre) },
     el("a", { class: "save", href: `#/story/${story.id}` },
       el("span", { class: "save-art" }, scenery(moodOf(story.genre))),
-      el("span", { class: "save-words" }, el("b", {}, story.title), el("span", {}, `${story.genre}, ${scenes(story.node_count)}`), el("small", {}, when(story.updated)))));
+      el("span", { class: "save-words" },
+        el("b", {}, story.title), el("span", {}, `${story.genre}, ${scenes(story.node_count)}`), el("small", {}, when(story.updated)))));
 }
 
 /** Import a file that was exported as JSON. */

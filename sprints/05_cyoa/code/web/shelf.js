@@ -90,7 +90,8 @@ async function ownStory() {
     const hero = { name: name.value.trim() || "Aki", pronouns: pronouns.value.trim() || "they/them" };
     begin({ prompt: prompt.value.trim(), genre: genre.value, hero }, start);
   };
-  const fields = [field("How does it begin?", prompt), field("Genre", genre), el("div", { class: "two" }, field("Your name", name), field("Pronouns", pronouns))];
+  const fields = [field("How does it begin?", prompt), field("Genre", genre),
+    el("div", { class: "two" }, field("Your name", name), field("Pronouns", pronouns))];
   sheet("A story of your own", [art, el("form", { class: "form", onsubmit: submit }, fields, start)], { kind: "cover" });
 }
 
@@ -104,7 +105,8 @@ function banner() {
     el("div", { class: "banner-words" },
       el("h1", {}, "Wakaremichi"),
       el("p", { class: "lead" }, "A fork in the road, and the story waits for you. Choose, turn back, choose again: nothing you read is ever lost."),
-      el("p", { class: "row" }, button("dice", "Surprise me", anyStory, { class: "main" }), button("pen", "A story of your own", ownStory, { class: "pill" }))));
+      el("p", { class: "row" },
+        button("dice", "Surprise me", anyStory, { class: "main" }), button("pen", "A story of your own", ownStory, { class: "pill" }))));
 }
 
 /** Fill the shelf: saves on top, then every scenario. */

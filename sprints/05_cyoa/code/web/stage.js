@@ -34,8 +34,11 @@ function build() {
   parts.box = el("article", { class: "box", tabindex: "-1", "aria-label": "Scene" },
     el("header", { class: "plate" }, parts.who, parts.place), parts.versions, parts.action, parts.text, parts.tools);
   parts.choices = el("ol", { class: "choices" });
-  parts.words = el("input", { id: "words", maxlength: "2000", autocomplete: "off", placeholder: "Or in your own words …", "aria-label": "What do you do, in your own words?" });
-  parts.free = el("form", { class: "free", onsubmit: speak }, parts.words, el("button", { class: "round", title: "Do it", "aria-label": "Do it" }, icon("send")));
+  parts.words = el("input", {
+    id: "words", maxlength: "2000", autocomplete: "off", placeholder: "Or in your own words …", "aria-label": "What do you do, in your own words?",
+  });
+  parts.free = el("form", { class: "free", onsubmit: speak }, parts.words,
+    el("button", { class: "round", title: "Do it", "aria-label": "Do it" }, icon("send")));
   parts.more = el("div", { class: "row more" });
   parts.answers = el("section", { class: "answers", "aria-label": "Your choice" }, parts.choices, parts.free, parts.more);
   $("#stage").append(parts.backdrop, el("div", { class: "hud" }, parts.title, toolbar()), el("div", { class: "scene" }, parts.box, parts.answers));
@@ -68,7 +71,9 @@ function showTools(node) {
     parts.tools.replaceChildren(button("stop", "Stop", () => play.stop(), { class: "pill" }));
     return;
   }
-  const mark = (verdict, name, label) => button(name, label, () => play.feedback(verdict), { class: "plain", "aria-pressed": String(node.feedback === verdict) });
+  const mark = (verdict, name, label) => button(name, label, () => play.feedback(verdict), {
+    class: "plain", "aria-pressed": String(node.feedback === verdict),
+  });
   parts.tools.replaceChildren(
     button("undo", "Undo", () => play.undo(), { disabled: node.parent_id === null }),
     play.retriable(node) ? button("retry", "Retry", () => play.retry()) : "",
@@ -78,7 +83,8 @@ function showTools(node) {
 
 function showChoices(node) {
   const ready = !play.writing;
-  const visible = ready && !node.ending;
+  const written = Boolean(node.text);
+  const visible = ready && written && !node.ending;
   parts.choices.replaceChildren(...(visible ? node.choices : []).map((choice, place) =>
     el("li", {}, el("button", { type: "button", class: "choice", onclick: () => play.choose(choice), "aria-keyshortcuts": String(place + 1) },
       el("kbd", { "aria-hidden": "true" }, String(place + 1)), el("span", {}, choice.text),
@@ -91,7 +97,7 @@ function showChoices(node) {
       button("undo", "Take the last choice back", () => play.undo(), { class: "main" }),
       button("map", "See the map", () => map(play), { class: "pill" }), el("a", { class: "pill", href: "#/" }, "Another story"));
   }
-  if (ready && !node.text && node.status !== "done") parts.more.prepend(el("p", {}, "This scene was never written. Retry, or undo."));
+  if (ready && !written) parts.more.append(el("p", {}, "This scene was never written. Retry, or undo."));
 }
 
 function showText(node) {
