@@ -88,5 +88,10 @@ def lookup(key: str, form: str | None, sources: Iterable[Reports]) -> str:
 
 
 def fill(template: str, sources: Sequence[Reports]) -> str:
-    """Replace each {key}, {key:median} of a sprint.toml sentence by the measured value with unit and interval."""
+    """Replace each {key}, {key:median} of a sprint.toml sentence by the measured value with unit and interval.
+
+    Before the first report there is nothing to say: the sentence would be made of holes.
+    """
+    if not any(sources):
+        return "No published run yet."
     return re.sub(r"\{([\w.-]+)(?::(\w+))?\}", lambda m: lookup(m[1], m[2] or "interval", sources), template)

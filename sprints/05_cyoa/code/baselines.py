@@ -5,8 +5,8 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics.pairwise import cosine_similarity
 
 from shared import models
 
@@ -102,5 +102,6 @@ def retrieve(training: Sequence[Example], examples: Sequence[Example]) -> list[s
         return "\n".join(message["content"] for message in example.messages)
 
     vectors = TfidfVectorizer(sublinear_tf=True).fit(map(text, training))
-    likeness = vectors.transform(map(text, examples)) @ vectors.transform(map(text, training)).T
-    return [training[at].response for at in np.asarray(likeness.argmax(axis=1)).ravel()]
+    wanted, known = (vectors.transform(map(text, side)) for side in (examples, training))
+    nearest = cosine_similarity(wanted, known).argmax(axis=1)
+    return [training[at].response for at in nearest]
