@@ -1,6 +1,6 @@
 """Take the README's screenshots of the game from a real browser (Debian's package chromium) on the real server.
 
-python -m sprints.05_cyoa.code.screens            into results/screens
+python -m sprints.05_cyoa.code.screens            into docs/screens
 python -m sprints.05_cyoa.code.screens --out x    elsewhere
 """
 
@@ -29,7 +29,7 @@ STORIES = {"light": "stone-lion", "dark": "rain-thief"}
 
 @dataclass
 class Args(runlog.Args):
-    """Pictures go to results/screens, or to --out; --smoke takes those of the phone only, into runs/."""
+    """Pictures go to docs/screens, or to --out; --smoke takes those of the phone only, into runs/."""
 
 
 def take(page: Any, folder: Path, name: str) -> None:
@@ -78,7 +78,7 @@ def main(args: Args) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         raise UserError("screenshots need Chromium: install the package chromium")
-    folder = Path(args.out) if args.out else ROOT / ("runs/smoke/screens" if args.smoke else "sprints/05_cyoa/results/screens")
+    folder = Path(args.out) if args.out else ROOT / ("runs/smoke/screens" if args.smoke else "sprints/05_cyoa/docs/screens")
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"phone": SIZES["phone"]} if args.smoke else SIZES
     with tempfile.TemporaryDirectory() as place:
