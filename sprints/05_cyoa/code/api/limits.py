@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from time import monotonic
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError
 from .metrics import Metrics
 
-BODY, IMPORT = 64 * 1024, 2 * 1024 * 1024  # bytes
+BODY, IMPORT, DISCARDED = 64 * 1024, 2 * 1024 * 1024, 4 * 1024 * 1024  # bytes
 SLOW_BODY, SLOW_READER = 15.0, 60.0  # seconds that a body, and one write to a client, may take
 OPEN = ("/livez", "/readyz")  # for probes, without a token
 COOKIE = "cyoa_token"
@@ -102,6 +102,8 @@ class Guard:
         except ApiError as error:
             if error.status in (408, 413):
                 error.headers["Connection"] = "close"
+            if error.status == 413:
+                await _discard(receive)
             await error.response()(scope, receive, answer)
         except TimeoutError:
             if not sent:
@@ -151,6 +153,15 @@ class Guard:
                         return b"".join(chunks)
         except TimeoutError:
             raise ApiError(408, "the body took too long") from None
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while and throw it away: a connection closed under a client that still sends takes the answer with it."""
+    left = DISCARDED
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while left > 0 and (message := await receive()).get("more_body"):
+                left -= len(message["body"])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
