@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
@@ -31,19 +32,17 @@ def begin(**values):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of an empty PostgreSQL that lives as long as the tests."""
     found = shutil.which("initdb") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if not found:
         pytest.skip("PostgreSQL is not installed (on Debian: apt-get install postgresql)")
-    binaries, folder = Path(found).resolve().parent, tmp_path_factory.mktemp("postgres")
+    binaries, folder = Path(found).resolve().parent, Path(tempfile.mkdtemp(prefix="postgres"))  # pytest's are closed to other users
     as_user: list[str] = []
     if Path("/proc/self").stat().st_uid == 0:  # PostgreSQL refuses to run as root; Debian's package brings a user for it
         if not shutil.which("runuser") or subprocess.run(["id", "postgres"], capture_output=True).returncode:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
         as_user = ["runuser", "-u", "postgres", "--"]
-        for place in (folder, *folder.parents[:2]):
-            place.chmod(0o755)
         shutil.chown(folder, "postgres")
 
     def call(*command: str) -> None:
@@ -58,6 +57,7 @@ def postgres(tmp_path_factory):
     subprocess.run(
         [*as_user, str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], capture_output=True, cwd=folder
     )
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
