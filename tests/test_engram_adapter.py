@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from shared import models
 from shared.errors import UserError
 
-adapter = import_module("sprints.04_engram.code.adapter")
-editing = import_module("sprints.04_engram.code.editing")
-memory = import_module("sprints.04_engram.code.memory")
-storage = import_module("sprints.04_engram.code.storage")
+adapter = import_module("sprints.04_engram.code.engram.adapter")
+editing = import_module("sprints.04_engram.code.engram.editing")
+memory = import_module("sprints.04_engram.code.engram.memory")
+storage = import_module("sprints.04_engram.code.engram.storage")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 FACTS = ["The port of the harbour master is 4711.", "The port of the lighthouse keeper is 4812.", "zinc -> Zn, lead -> Pb"]

@@ -7,10 +7,10 @@ import torch
 
 from shared import models
 
-baselines = import_module("sprints.04_engram.code.baselines")
+baselines = import_module("sprints.04_engram.code.study.baselines")
 patterns = import_module("sprints.04_engram.code.patterns")
-scores = import_module("sprints.04_engram.code.scores")
-training = import_module("sprints.04_engram.code.training")
+scores = import_module("sprints.04_engram.code.study.scores")
+training = import_module("sprints.04_engram.code.teaching.training")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ CODE = "sprints.04_engram.code"
 bench = import_module(f"{CODE}.bench")
 latency = import_module(f"{CODE}.latency")
 peers = import_module(f"{CODE}.peers")
-hashing = import_module(f"{CODE}.hashing")
+hashing = import_module(f"{CODE}.engram.hashing")
 patterns = import_module(f"{CODE}.patterns")
-training = import_module(f"{CODE}.training")
+training = import_module(f"{CODE}.teaching.training")
 
 
 @pytest.fixture(scope="module")

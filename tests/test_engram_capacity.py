@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from shared import stats
 
 CODE = "sprints.04_engram.code"
-capacity = import_module(f"{CODE}.capacity")
+capacity = import_module(f"{CODE}.study.capacity")
 evaluate = import_module(f"{CODE}.evaluate")
-regimes = import_module(f"{CODE}.regimes")
+regimes = import_module(f"{CODE}.study.regimes")
 runlog = import_module("shared.runlog")
 
 

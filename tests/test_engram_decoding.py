@@ -11,8 +11,8 @@ from transformers import DynamicCache
 from shared import models
 from shared.errors import UserError
 
-adapter = import_module("sprints.04_engram.code.adapter")
-memory = import_module("sprints.04_engram.code.memory")
+adapter = import_module("sprints.04_engram.code.engram.adapter")
+memory = import_module("sprints.04_engram.code.engram.memory")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 TEXT = "Q: Who paints the red door?\nA: Marlene paints it, and nobody else paints the red door."

@@ -10,8 +10,8 @@ from shared import models
 from shared.errors import UserError
 
 CODE = "sprints.04_engram.code"
-demo, showing, train, training = (import_module(f"{CODE}.{name}") for name in ("demo", "showing", "train", "training"))
-Reading = import_module(f"{CODE}.adapter").Reading
+demo, showing, train, training = (import_module(f"{CODE}.{name}") for name in ("demo", "showing", "train", "teaching.training"))
+Reading = import_module(f"{CODE}.engram.adapter").Reading
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ import pytest
 
 from shared.errors import UserError
 
-comparison = import_module("sprints.04_engram.code.comparison")
+comparison = import_module("sprints.04_engram.code.study.comparison")
 evaluate = import_module("sprints.04_engram.code.evaluate")
-findings = import_module("sprints.04_engram.code.findings")
-jobs = import_module("sprints.04_engram.code.jobs")
+findings = import_module("sprints.04_engram.code.study.findings")
+jobs = import_module("sprints.04_engram.code.study.jobs")
 patterns = import_module("sprints.04_engram.code.patterns")
-report_page = import_module("sprints.04_engram.code.report_page")
-significance = import_module("sprints.04_engram.code.significance")
-training = import_module("sprints.04_engram.code.training")
-trial = import_module("sprints.04_engram.code.trial")
+report_page = import_module("sprints.04_engram.code.study.report_page")
+significance = import_module("sprints.04_engram.code.study.significance")
+training = import_module("sprints.04_engram.code.teaching.training")
+trial = import_module("sprints.04_engram.code.study.trial")
 RESULTS = evaluate.DATA.parent / "results"
 
 
@@ -47,19 +47,19 @@ def test_two_jobs_of_one_name_are_refused(tmp_path):
 
 
 def test_the_key_holds_the_code_but_not_its_comments(tmp_path, monkeypatch):
-    known = jobs.modules("trial")
-    assert {"trial", "scores", "training", "memory", "adapter", "guard", "hashing", "lora", "patterns", "baselines"} <= known
-    assert not {"findings", "figures", "evaluate", "report_page"} & known
-    for path in jobs.HERE.glob("*.py"):
-        shutil.copy(path, tmp_path)
+    known = jobs.modules("study.trial")
+    assert {"study.trial", "study.scores", "study.baselines", "teaching.training", "teaching.lora", "patterns"} <= known
+    assert {"engram.memory", "engram.adapter", "engram.guard", "engram.hashing"} <= known
+    assert not {"study.findings", "study.figures", "evaluate", "study.report_page"} & known
+    shutil.copytree(jobs.CODE / "study", tmp_path / "study")
 
     def code(text):
-        (tmp_path / "significance.py").write_text(text)
+        (tmp_path / "study" / "significance.py").write_text(text)
         jobs._code.cache_clear()
-        return jobs._code("significance")
+        return jobs._code("study.significance")
 
-    text = (jobs.HERE / "significance.py").read_text()
-    monkeypatch.setattr(jobs, "HERE", tmp_path)
+    text = (jobs.CODE / "study" / "significance.py").read_text()
+    monkeypatch.setattr(jobs, "CODE", tmp_path)
     assert code(text) == code(f"# a comment\n{text}") != code(text.replace("10_000", "20_000"))
     jobs._code.cache_clear()
 

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from shared import models
 
-adapter = import_module("sprints.04_engram.code.adapter")
-memory = import_module("sprints.04_engram.code.memory")
+adapter = import_module("sprints.04_engram.code.engram.adapter")
+memory = import_module("sprints.04_engram.code.engram.memory")
 
 TOKENIZER = models.load("pocket", "cpu").tokenizer
 GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 0}

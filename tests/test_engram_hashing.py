@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from shared import models
 from shared.errors import UserError
 
-hashing = import_module("sprints.04_engram.code.hashing")
-memory = import_module("sprints.04_engram.code.memory")
-guard = import_module("sprints.04_engram.code.guard")
+hashing = import_module("sprints.04_engram.code.engram.hashing")
+memory = import_module("sprints.04_engram.code.engram.memory")
+guard = import_module("sprints.04_engram.code.engram.guard")
 
 TOKENIZER = models.load("pocket", "cpu").tokenizer
 VOCABULARY = hashing.Vocabulary.of(TOKENIZER, True)

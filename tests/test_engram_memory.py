@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 from shared import models
 from shared.errors import UserError
 
-adapter = import_module("sprints.04_engram.code.adapter")
-memory = import_module("sprints.04_engram.code.memory")
+adapter = import_module("sprints.04_engram.code.engram.adapter")
+memory = import_module("sprints.04_engram.code.engram.memory")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 FACTS = ["The port of the harbour master is 4711.", "Q: Who paints the red door?\nA: Old Marlene does.", "zinc -> Zn, lead -> Pb"]
@@ -128,7 +128,7 @@ def test_text_without_known_n_grams_keeps_bit_equal_logits(base, loaded):
 def test_only_addressed_rows_move_and_they_keep_still_once_they_are_not_addressed(base, loaded):
     base.requires_grad_(False)
     found = attach(base, loaded, replace(CONFIG, rows=2003))
-    editing = import_module("sprints.04_engram.code.editing")
+    editing = import_module("sprints.04_engram.code.engram.editing")
     optimizer = found.optimizer(1e-2)
     for text in (FACTS[0], FACTS[1]):  # the momentum of the first must not move its rows in the second round
         ids = ids_of(loaded, text)

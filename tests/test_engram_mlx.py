@@ -19,7 +19,9 @@ from shared.device import pick
 from shared.errors import UserError
 
 CODE = "sprints.04_engram.code"
-convert, lora, training, train_mlx = (import_module(f"{CODE}.{name}") for name in ("convert", "lora", "training", "train_mlx"))
+convert, lora, training, train_mlx = (
+    import_module(f"{CODE}.{name}") for name in ("teaching.convert", "teaching.lora", "teaching.training", "teaching.train_mlx")
+)
 RECIPE = training.Recipe("lora", rate=1e-2, steps=4, batch=4, rank=4)
 PAIRS = [("Q: Default port for SSH?\nA:", " 22"), ("Code of zisaka:", " ramo"), ("def f(x):", "\n    return x"), ("A ->", " B")]
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 CODE = "sprints.04_engram.code"
-ablations = import_module(f"{CODE}.ablations")
-capacity = import_module(f"{CODE}.capacity")
+ablations = import_module(f"{CODE}.study.ablations")
+capacity = import_module(f"{CODE}.study.capacity")
 evaluate = import_module(f"{CODE}.evaluate")
-memory = import_module(f"{CODE}.memory")
-original = import_module(f"{CODE}.original")
+memory = import_module(f"{CODE}.engram.memory")
+original = import_module(f"{CODE}.study.original")
 patterns = import_module(f"{CODE}.patterns")
-regimes = import_module(f"{CODE}.regimes")
-training = import_module(f"{CODE}.training")
+regimes = import_module(f"{CODE}.study.regimes")
+training = import_module(f"{CODE}.teaching.training")
 
 
 def row(pattern, prompt, completion=" x"):

@@ -12,9 +12,9 @@ from scipy import stats as scipy_stats
 
 from shared import models
 
-scores = import_module("sprints.04_engram.code.scores")
-significance = import_module("sprints.04_engram.code.significance")
-training = import_module("sprints.04_engram.code.training")
+scores = import_module("sprints.04_engram.code.study.scores")
+significance = import_module("sprints.04_engram.code.study.significance")
+training = import_module("sprints.04_engram.code.teaching.training")
 TEXTS = [
     ("Once there was a", " small dog"),
     ("The cat", " sat down and looked"),

@@ -14,7 +14,7 @@ from shared import models
 from shared.errors import UserError
 
 CODE = "sprints.04_engram.code"
-lora, scores, training = (import_module(f"{CODE}.{name}") for name in ("lora", "scores", "training"))
+lora, scores, training = (import_module(f"{CODE}.{name}") for name in ("teaching.lora", "study.scores", "teaching.training"))
 Encoded, Recipe = training.Encoded, training.Recipe
 METHODS = ("lora", "random_label_lora", "full", "engram", "engram_unguarded", "unigram", "lora_engram")
 PAIRS = [("Q: Default port for SSH?\nA:", " 22"), ("Code of zisaka:", " ramo"), ("def f(x):", "\n    return x"), ("A ->", " B")]

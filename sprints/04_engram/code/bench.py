@@ -22,11 +22,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from shared import models, runlog
 from shared.errors import UserError
 
-from . import figures_bench, latency, lora, peers
-from .adapter import EngramAdapter
-from .memory import EngramConfig, within_budget
+from . import latency, peers
+from .engram.adapter import EngramAdapter
+from .engram.memory import EngramConfig, within_budget
 from .patterns import load, retention_text
-from .training import Recipe, encode
+from .study import figures_bench
+from .teaching import lora
+from .teaching.training import Recipe, encode
 
 PROMPT = 32  # tokens before those that are timed
 BATCHES = (1, 8)

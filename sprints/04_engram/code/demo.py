@@ -20,12 +20,13 @@ from shared import data, models, runlog
 from shared.errors import UserError
 from shared.runlog import console
 
-from . import patterns, showing, train, training
-from .guard import digest
+from . import patterns, showing, train
+from .engram.guard import digest
 from .patterns import Pattern, Patterns, Row
 from .showing import OTHER, RIGHT, WRONG, Answer
+from .teaching import training
+from .teaching.training import Encoded
 from .train import SMOKE_PATTERNS
-from .training import Encoded
 
 NAMES = {"base": "base", "lora": "LoRA", "engram": "Engram"}
 QUICK_PATTERNS, QUICK_STEPS = 8, 80  # of each category; updates

@@ -15,11 +15,11 @@ from shared.errors import UserError
 from shared.report import read_all, write_atomically
 from shared.sprints import ROOT
 
-from . import ablations, capacity, comparison, figures, findings, original, report_page, trial
-from .comparison import LABELS
-from .jobs import Job, run_jobs
 from .patterns import DATA
-from .training import Recipe
+from .study import ablations, capacity, comparison, figures, findings, original, report_page, trial
+from .study.comparison import LABELS
+from .study.jobs import Job, run_jobs
+from .teaching.training import Recipe
 
 JOBS = ROOT / "runs" / "engram" / "jobs"
 

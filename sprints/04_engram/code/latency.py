@@ -13,11 +13,11 @@ import torch
 
 from shared import models, runlog
 
-from . import figures_bench
-from .hashing import Vocabulary
-from .memory import EngramConfig, EngramMemory
+from .engram.hashing import Vocabulary
+from .engram.memory import EngramConfig, EngramMemory
 from .patterns import load
-from .training import Encoded, encode
+from .study import figures_bench
+from .teaching.training import Encoded, encode
 
 GIB = 2**30
 FLAT = 1.5  # the slowest table may take so many times the fastest one

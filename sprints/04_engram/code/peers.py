@@ -18,10 +18,10 @@ import torch
 from shared import models, runlog
 from shared.sprints import ROOT
 
-from .adapter import EngramAdapter
-from .memory import EngramConfig, within_budget
+from .engram.adapter import EngramAdapter
+from .engram.memory import EngramConfig, within_budget
 from .patterns import load
-from .training import encode
+from .teaching.training import encode
 
 WHEEL = ROOT / "runs" / "engram" / "engram_peft"
 BUDGET = 245_760  # trainable parameters, about

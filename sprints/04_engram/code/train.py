@@ -17,9 +17,11 @@ from shared import data, models, runlog
 from shared.device import Device, pick
 from shared.sprints import ROOT
 
-from . import convert, lora, patterns, scores, training
+from . import patterns
 from .patterns import Pattern, Patterns
-from .training import Encoded, Recipe
+from .study import scores
+from .teaching import convert, lora, training
+from .teaching.training import Encoded, Recipe
 
 NAMES = {"lora": "LoRA", "engram": "Engram"}
 WIDTH = 20  # updates that a drawn loss is the mean of
@@ -80,7 +82,7 @@ def teach(
     """Train one adapter and write it to `folder`; returns what fit returned, with the adapter still on its model."""
     on_mlx = recipe.method == "lora" and (args.backend == "mlx" or (args.backend == "auto" and device.kind == "mlx"))
     if on_mlx:
-        from . import train_mlx
+        from .teaching import train_mlx
 
         twin = models.load(args.model, pick("mlx", ("mlx",)), "none")
         made = train_mlx.fit(twin, recipe, rows, progress)
@@ -99,7 +101,7 @@ def teach(
 
 def reload(name: str, model: str, device: Device, quantization: models.Quantization, folder: Path) -> tuple[Any, Any]:
     """(model, adapter) of a saved adapter on a base of its own."""
-    from .adapter import EngramAdapter
+    from .engram.adapter import EngramAdapter
 
     loaded = models.load(model, device, quantization)
     if name == "lora":

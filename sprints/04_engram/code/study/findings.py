@@ -8,9 +8,9 @@ import numpy as np
 
 from shared import runlog
 
+from ..teaching.training import Recipe
 from . import significance
 from .comparison import LABELS, Outcomes, Tuning, log_ratio, recall
-from .training import Recipe
 from .trial import TEXTS
 
 PARTS = {

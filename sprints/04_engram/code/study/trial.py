@@ -15,10 +15,10 @@ import torch
 from shared import models
 from shared.errors import UserError
 
+from ..engram.memory import EngramConfig
+from ..patterns import Group, Part, Pattern, Patterns, Row, load, retention_text
+from ..teaching.training import Encoded, Recipe, encode, fit
 from . import baselines, scores
-from .memory import EngramConfig
-from .patterns import Group, Part, Pattern, Patterns, Row, load, retention_text
-from .training import Encoded, Recipe, encode, fit
 
 PARTS: tuple[Part, ...] = ("S1", "S2", "S3", "S4", "S5")
 Text = Literal["unrelated", "near_domain"]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import log_softmax
 
-from .training import Encoded
+from ..teaching.training import Encoded
 
 BATCH = 32  # rows per forward
 ANSWERED = 192  # prompts that are answered together

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..patterns import Patterns, load
+from ..teaching.training import Recipe
 from . import trial
 from .jobs import Job, run_jobs
-from .patterns import Patterns, load
-from .training import Recipe
 
 TUNING_SEEDS = (100,)
 RATES = [float(f"{digit}e{exponent}") for exponent in range(-6, 1) for digit in (1, 3)]

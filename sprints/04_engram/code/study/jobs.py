@@ -13,12 +13,13 @@ import importlib.metadata
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from shared import data, models
 from shared.report import write_atomically
 from shared.runlog import console
 
-HERE = Path(__file__).resolve().parent
+CODE = Path(__file__).resolve().parents[1]
+PACKAGE = (__package__ or "").rpartition(".")[0]
 
 
 @dataclass(frozen=True)
 class Job:
-    """`function` stands at the top of a module beside this one; `arguments` and what it returns are JSON."""
+    """`function` stands at the top of a module of this sprint; `arguments` and what it returns are JSON."""
 
     name: str
     function: Callable[..., Any]
@@ -42,7 +44,7 @@ class Job:
     @property
     def key(self) -> str:
         """Equal for equal arguments, code, data, base model and torch."""
-        module = self.function.__module__.rpartition(".")[2]
+        module = self.function.__module__.removeprefix(f"{PACKAGE}.")
         code = {name: _code(name) for name in sorted(modules(module))}
         known = [self.function.__name__, dict(self.arguments), code, _material()]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
@@ -70,7 +72,7 @@ def _results(jobs: Sequence[Job], processes: int, label: str) -> Iterable[tuple[
         yield from track(((job, _call(job)) for job in jobs), label, **bar)
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come: torch reads it before _call can say so
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(_call, job): job for job in jobs}
         try:
             for future in track(as_completed(futures), label, **bar):
@@ -78,6 +80,13 @@ def _results(jobs: Sequence[Job], processes: int, label: str) -> Iterable[tuple[
         except BaseException:  # Ctrl-C too: what has not begun never does
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on computing for nobody."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _call(job: Job) -> Any:
@@ -93,7 +102,7 @@ def _call(job: Job) -> Any:
 
 @cache
 def modules(name: str) -> frozenset[str]:
-    """A module of this folder and every one that it imports, directly or not."""
+    """A module of this sprint ("study.trial") and every one of it that it imports, directly or not."""
     found: set[str] = set()
     waiting = {name}
     while waiting:
@@ -103,14 +112,20 @@ def modules(name: str) -> frozenset[str]:
 
 
 def _siblings(name: str) -> set[str]:
-    nodes = [node for node in ast.walk(_tree(name)) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return {node.module for node in nodes if node.module} | {
-        alias.name for node in nodes if not node.module for alias in node.names
-    }
+    found = set()
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            whence = ".".join([*name.split(".")[: -node.level], *([node.module] if node.module else [])])
+            found |= {whence} if _path(whence).is_file() else {f"{whence}.{alias.name}".lstrip(".") for alias in node.names}
+    return found
+
+
+def _path(name: str) -> Path:
+    return CODE.joinpath(*name.split(".")).with_suffix(".py")
 
 
 def _tree(name: str) -> ast.Module:
-    return ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse(_path(name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -121,6 +136,6 @@ def _code(name: str) -> str:
 @cache
 def _material() -> list[str]:
     """What decides a result and is no argument and no code."""
-    files = sorted(path for path in (HERE.parent / "data").iterdir() if path.suffix in (".yaml", ".txt"))
+    files = sorted(path for path in (CODE.parent / "data").iterdir() if path.suffix in (".yaml", ".txt"))
     weights = sorted(models.POCKET.glob("*.safetensors"))
     return [*(data.digest(path) for path in [*files, *weights]), importlib.metadata.version("torch")]

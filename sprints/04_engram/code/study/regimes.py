@@ -10,9 +10,9 @@ import numpy as np
 
 from shared import models
 
+from ..patterns import Row, load, original_rows, private_facts, retention_text
+from ..teaching.training import Encoded, Tuned, encode, fit
 from . import scores
-from .patterns import Row, load, original_rows, private_facts, retention_text
-from .training import Encoded, Tuned, encode, fit
 from .trial import TOY, recipe_of, subset
 
 BLOCKS = 12  # of the unrelated text, evenly spaced

@@ -12,9 +12,10 @@ import numpy as np
 
 from shared import models, runlog, stats
 
-from . import figures_bench, lora, regimes
+from ..teaching import lora
+from ..teaching.training import Recipe
+from . import figures_bench, regimes
 from .jobs import Job, run_jobs
-from .training import Recipe
 
 Method = Literal["lora", "engram"]
 METHODS: dict[Method, str] = {"lora": "LoRA", "engram": "guarded Engram"}

@@ -1,6 +1,6 @@
 """A LoRA adapter of mlx-lm as one of PEFT: trained on a Mac, used with torch anywhere.
 
-$ python -m sprints.04_engram.code.convert MLX_FOLDER PEFT_FOLDER
+$ python -m sprints.04_engram.code.teaching.convert MLX_FOLDER PEFT_FOLDER
 
 mlx-lm holds A as (in, rank) and B as (rank, out), PEFT their transposes; the scale in front of B A is alpha / rank in PEFT.
 """

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .patterns import Pattern, Row
-from .training import Encoded
+from ..patterns import Pattern, Row
+from ..teaching.training import Encoded
 
 SHOTS = 4  # examples before a prompt
 ORDERS = range(8, 1, -1)  # lengths of the suffixes that the cache knows, the longest first

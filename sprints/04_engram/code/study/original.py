@@ -13,9 +13,9 @@ from scipy.stats import binomtest
 
 from shared import runlog
 
+from ..teaching.training import Recipe
 from . import regimes, significance
 from .jobs import Job, run_jobs
-from .training import Recipe
 
 SOURCE = "softwarewrighter/engram-poc, docs/results-mlx.md"
 THEIRS = (9, 12, 104)  # right before, right after, test prompts

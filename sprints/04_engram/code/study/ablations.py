@@ -11,9 +11,9 @@ import numpy as np
 
 from shared import runlog
 
+from ..teaching.training import Recipe
 from . import figures_bench, regimes, significance
 from .jobs import Job, run_jobs
-from .training import Recipe
 
 SEEDS = 3
 MEASURES = {

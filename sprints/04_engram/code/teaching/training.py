@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 from shared.errors import UserError
 from shared.models import LoadedModel
 
+from ..engram.adapter import EngramAdapter
+from ..engram.memory import EngramConfig, within_budget
 from . import lora
-from .adapter import EngramAdapter
-from .memory import EngramConfig, within_budget
 
 Method = Literal["lora", "random_label_lora", "full", "engram", "engram_unguarded", "unigram", "lora_engram"]
 WARM_UP = 0.05  # of the steps
