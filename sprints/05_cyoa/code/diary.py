@@ -15,6 +15,7 @@ from . import versions
 from .scenarios import Scenario
 
 SECONDS = 10  # between two looks at the machine
+RUN_FILE = "mlflow.json"  # in the folder of a training: which run of MLflow it is
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def diary(folder: Path, params: Mapping[str, Any], scenarios: Sequence[Scenario]
 def _begin(folder: Path, params: Mapping[str, Any], scenarios: Sequence[Scenario], store: versions.Store) -> str:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    known = folder / "mlflow.json"
+    known = folder / RUN_FILE
     if known.is_file() and (kept := json.loads(known.read_text()))["uri"] == store.uri:
         return kept["run"]
     sha256 = versions.version(scenarios)

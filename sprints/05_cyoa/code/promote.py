@@ -134,9 +134,11 @@ class Promotion:
         return f"weights {registry.weights(self.folder)[:12]}"
 
     def evaluated(self) -> str:
-        """It has a panel of these weights, on the data it was trained with."""
-        self.panel = read_panel(self.folder)
-        if self.panel["data_version"] != registry.read_card(self.folder)["data_version"]:
+        """It has a panel of these weights, on the data it was trained with. The champion's may be on the data of now, with which
+        those who come after it are measured: a family never changes its split."""
+        self.panel, champion = read_panel(self.folder), self.known.champion()
+        other = self.panel["data_version"] != registry.read_card(self.folder)["data_version"]
+        if other and (champion is None or self.known.get(champion).tags.get(registry.WEIGHTS) != self.panel["weights"]):
             raise GateError("its panel was measured on other data than it was trained with: train or evaluate again")
         return f"a panel of {len(self.panel['metrics'])} measures"
 
@@ -157,7 +159,8 @@ class Promotion:
             return "there is no other champion to compare with"
         old = self._panel_of(champion)
         if old["data_version"] != self.panel["data_version"]:
-            raise GateError(f"the champion, version {champion}, was measured on other data: evaluate it again, on the data of now")
+            again = f'make cyoa-eval ARGS="--model {self.known.fetch(champion, self.downloads)}"'
+            raise GateError(f"the champion, version {champion}, was measured on other data: evaluate it on the data of now ({again})")
         if found := worse(self.panel, old):
             raise GateError(f"worse than version {champion}: {'; '.join(found)}")
         return f"no measure is worse than version {champion}'s"

@@ -179,8 +179,9 @@ class Registry:
                 raise RegistryError(f"version {version} of {NAME} cannot be fetched ({line(error)})") from error
             if not _has(made, sha256):
                 raise RegistryError(f"version {version} of {NAME} has other weights than were registered: do not play it")
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
+            if not _has(folder, sha256):  # else another process was faster, and may be reading it
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
         return folder
 
 

@@ -138,6 +138,9 @@ def explore(search: Any, args: Args, place: Any, data: train.Examples, folder: P
         home, watch = folder / str(trial.number), pruning(trial)
         try:
             course = tuning.tune(loaded, recipe, train_rows, validation, home, [watch])
+        except UserError as error:  # a learning rate or a batch that is too large for this trial, not for the next
+            runlog.console.print(f"trial {trial.number}: {error} {trial.params}")
+            raise optuna.TrialPruned from error
         finally:
             shutil.rmtree(home, ignore_errors=True)
         runlog.console.print(f"trial {trial.number}: {course.best['validation_loss']:.3f} {trial.params}")
@@ -160,7 +163,7 @@ def record(run: runlog.Run, search: Any) -> None:
     best = search.best_trial
     run.metric("sweep_best_validation_loss", best.value, **down, meaning="per token of the answers, of the best trial")
     run.metric("sweep_trials", len(whole) + len(pruned), meaning="trials, those that were stopped early with them")
-    run.metric("sweep_pruned_trials", len(pruned), meaning="trials stopped early, because the others were better by then")
+    run.metric("sweep_pruned_trials", len(pruned), meaning="trials stopped early: others were better by then, or it failed")
     for method in ("full", "lora"):
         if losses := [trial.value for trial in whole if trial.params["method"] == method]:
             run.metric(f"sweep_{method}_validation_loss", min(losses), **down, meaning=f"of the best {method} trial")

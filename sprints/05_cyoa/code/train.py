@@ -24,7 +24,7 @@ from shared.report import write_atomically
 from shared.sprints import ROOT
 
 from . import encoding, registry, scenarios, storytext, tuning, versions
-from .diary import diary
+from .diary import RUN_FILE, diary
 
 PREFIX: dict[tuning.Method, str] = {"full": "tuned", "lora": "lora"}  # of the metrics
 
@@ -131,6 +131,7 @@ def fit(args: Args, method: tuning.Method, experiment: str, base: Path) -> dict:
         if method == "full" and run.folder.is_relative_to(run.sprint / "results"):
             ship(home / "model", registry.SHIPPED)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    (home / RUN_FILE).unlink(missing_ok=True)  # the same command again is another run of MLflow
     return run.report
 
 

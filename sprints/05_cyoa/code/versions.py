@@ -30,6 +30,7 @@ NAME = "cyoa-scenarios"
 EXPERIMENT = DATA.parents[1].name  # the name of the sprint's folder, as of all its runs
 RAW = "raw/scenarios.jsonl"
 TAG = "data_version"
+RUN = "data "  # how the name of a run begins that logs a version
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -175,7 +176,7 @@ class Store:
         content, now = canonical(scenarios), int(time.time() * 1000)
         sha256 = digest(content)
         try:
-            run = self.client.create_run(self.experiment, run_name=f"data {sha256[:12]}", tags={TAG: sha256}).info.run_id
+            run = self.client.create_run(self.experiment, run_name=f"{RUN}{sha256[:12]}", tags={TAG: sha256}).info.run_id
             source = DatasetInput(
                 Dataset(**dataset(scenarios).to_dict()), [InputTag("sha256", sha256), InputTag("mlflow.data.context", "training")]
             )
@@ -201,7 +202,8 @@ class Store:
         """The version that `reference` begins, or the newest one, and its canonical bytes; None where none was logged yet.
 
         Raises UserError for an unknown version, and where the stored bytes are not those of their version."""
-        runs = self.client.search_runs([self.experiment], f"tags.{TAG} != '' and status = 'FINISHED'", order_by=["start_time DESC"])
+        logged = f"tags.{TAG} != '' and status = 'FINISHED' and attributes.run_name LIKE '{RUN}%'"  # trainings have the tag too
+        runs = self.client.search_runs([self.experiment], logged, order_by=["start_time DESC"])
         known = {run.data.tags[TAG]: run.info.run_id for run in reversed(runs)}
         if not known and reference == "last":
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
@@ -49,6 +49,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # servers that start together on one database: one migrates, the others wait
+                connection.execute(text("SELECT pg_advisory_xact_lock(5)"))
             config.attributes |= {"connection": connection, "metadata": Base.metadata}
             command.upgrade(config, "head")
 

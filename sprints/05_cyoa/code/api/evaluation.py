@@ -52,13 +52,15 @@ def add_pairs(store: Store, pairs: Iterable[dict[str, str]]) -> None:
 
 
 def find_pairs(store: Store, limit: int = 100) -> int:
-    """Turn siblings that two models wrote for the same turn into pairs; returns how many are new."""
+    """Turn siblings that two models wrote for the same turn into pairs; returns how many are new. Not those of a file that was
+    imported, whose prompt nobody knows, nor where memory or lore changed in between."""
     a, b = aliased(Node), aliased(Node)
     same = a.parent_id == b.parent_id, a.action.is_not_distinct_from(b.action), a.number < b.number
     written = a.status == "done", b.status == "done", a.actor == "model", b.actor == "model", a.model_version != b.model_version
+    asked = a.prompt_tokens > 0, a.prompt_tokens == b.prompt_tokens
     new = ~select(Pair.id).where(Pair.node_a == a.id, Pair.node_b == b.id).exists()
     with store.session() as session:
-        found = list(session.execute(select(a, b).where(*same, *written, new).limit(limit)))
+        found = list(session.execute(select(a, b).where(*same, *written, *asked, new).limit(limit)))
         rows = [
             {
                 "id": new_id(),

@@ -11,6 +11,7 @@ SIGTERM and Ctrl-C let scenes end for a while, then keep what is there.
 import asyncio
 import json
 import logging
+import re
 import secrets
 import socket
 import tempfile
@@ -136,7 +137,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def build(args: Args) -> tuple[Server, str]:
     """The server, ready to run, and the address of its page."""
-    if args.token and not args.token.isascii():
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", args.token):
         raise UserError("a token has letters, digits and - _ only")
     token = args.token or (secrets.token_urlsafe(24) if args.public else "")
     listener = listen("0.0.0.0" if args.public else "127.0.0.1", args.port)

@@ -8,8 +8,8 @@ import { attempt, toast } from "./toast.js";
 
 const FORMATS = [
   ["html", "A page that plays", "one file with every branch, plays without this server"],
-  ["epub", "EPUB", "the way you took, as a book"],
-  ["txt", "Markdown", "the way you took, as text"],
+  ["epub", "EPUB", "every branch, as a book with links"],
+  ["txt", "Markdown", "the way you took, and every branch after it"],
   ["twee", "Twee 3", "every branch, for Twine"],
   ["ink", "ink", "every branch, for inklewriter tools"],
   ["json", "JSON", "everything, to import again"],
@@ -26,9 +26,9 @@ function save(story) {
         el("b", {}, story.title), el("span", {}, `${story.genre}, ${scenes(story.node_count)}`), el("small", {}, when(story.updated)))));
 }
 
-/** Import a file that was exported as JSON. */
+/** Import a JSON or Twee 3 export, or a zip with one. */
 function importer() {
-  const input = el("input", { type: "file", accept: ".json,application/json", class: "sr", id: "import", onchange: async () => {
+  const input = el("input", { type: "file", accept: ".json,.twee,.tw,.zip", class: "sr", id: "import", onchange: async () => {
     const file = input.files[0];
     input.value = "";
     if (!file) return;

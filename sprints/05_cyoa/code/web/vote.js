@@ -66,7 +66,7 @@
   function app() {
     const rater = stored("cyoa-rater", name);
     const said = async (response) => {
-      if (!response.ok) throw new Error((await response.json().catch(() => ({}))).message || `the app answered ${response.status}`);
+      if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `the app answered ${response.status}`);
       return response;
     };
     return {
