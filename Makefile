@@ -10,7 +10,7 @@ MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 RUN := $(BIN)/python -m shared.sprints
 
-.PHONY: help setup demo test cyoa-team-test lint format docs bench mlflow lock new-sprint clean
+.PHONY: help setup demo test cyoa-team-test lint format docs bench reproduce mlflow lock new-sprint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ docs: setup ## render the reports into README, PROGRESS, docs/ and the gallery
 
 bench: setup ## the timings of all sprints (minutes; use an idle machine)
 	$(RUN) run all bench --device $(DEVICE) $(ARGS)
+
+reproduce: setup ## run every recorded experiment again, compare the headlines (hours; ARGS="--at-most 15 --only logreg")
+	$(BIN)/python -m shared.reproduce $(ARGS)
 
 mlflow: setup ## open the experiment tracker (MLFLOW_PORT=5000)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on the server at $$MLFLOW_TRACKING_URI";; \

@@ -104,6 +104,8 @@ def test_a_version_is_logged_with_its_whole_sha256_and_its_artifacts(store):
 
 def test_versions_are_recalled_by_their_beginning_and_the_newest_by_last(store):
     first, second = versions.version(TWO), versions.version(changed("Run to d"))
+    training = store.client.create_run(store.experiment, run_name="full_1a2b3c4d", tags={versions.TAG: first}).info.run_id
+    store.client.set_terminated(training)  # it names its data, but holds none
     assert store.recall("last") == (second, versions.canonical(changed("Run to d")))
     assert store.recall(first[:8]) == (first, versions.canonical(TWO))
     for reference in ("nothing", ""):

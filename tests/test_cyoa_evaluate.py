@@ -19,6 +19,7 @@ evaluate, generate, judge, panel, promote, quality, scorers, storytext, versions
     import_module(CODE + name)
     for name in ["evaluate", "generate", "judge", "panel", "promote", "quality", "scorers", "storytext", "versions"]
 )
+base = import_module(f"{CODE}engines.base")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,29 @@ def test_sight_is_blind_where_nothing_changes_and_knows_the_bad_direction():
     assert panel.sight(lower, few, many) == (1.0, True)
     assert panel.sight(both, few, many)[1] and panel.sight(both, many, few)[1]
     assert panel.sight(higher, np.ones(9), np.ones(9)) == (0.5, False)
+
+
+def test_prompts_for_people_are_spread_over_the_stories():
+    assert evaluate.spread(9, 3) == [0, 4, 8] and evaluate.spread(2, 24) == [0, 1]
+
+
+class Ending:
+    """An engine that ends every story at once."""
+
+    name = model_version = "ending"
+
+    async def submit(self, request):
+        yield base.Piece("Then it was over.\n\nThe end.", 9, "stop")
+
+    async def close(self):
+        pass
+
+
+def test_samples_are_as_many_as_asked_for_where_stories_end_early(monkeypatch):
+    monkeypatch.setattr(generate, "open_engine", lambda *_: Ending())
+    args = generate.Args(stories=2, turns=3)
+    told = asyncio.run(generate._all(args, models.POCKET, "ending", storytext.estimate))
+    assert [len(story.drafts) for story in told] == [1] * 6 and len({story.title for story in told}) == 6
 
 
 def test_scenes_through_the_engine_have_valid_choices(data):

@@ -73,7 +73,13 @@ def test_versions_champions_and_the_way_back(store, downloads, tmp_path):
         shutil.rmtree(tmp_path / "worse")
     moved = promote.promote(made(tmp_path / "other", "b" * 64, 0.5, changed(bits=1.0)), store, downloads)
     assert not moved.promoted and "other data" in moved.reasons[-1]
+    again = known.fetch(better.version, downloads)  # the champion is measured on the data of now: then others can follow it
+    promote.write_panel(again, "b" * 64, changed(bits=1.4))
+    assert promote.promote(again, store, downloads).version == better.version == known.champion()
+    followed = promote.promote(tmp_path / "other", store, downloads)
+    assert followed.promoted and known.champion() == followed.version, followed.reasons
 
+    assert promote.rollback(store, downloads) == better.version
     assert promote.rollback(store, downloads) == first.version == known.champion()
     champion = registry.champion(store.uri, downloads)
     assert champion.name == f"cyoa-story/{first.version}" and registry.weights(champion.folder) == registry.weights(

@@ -87,6 +87,8 @@ def test_pairs_are_blind_stable_and_hold_checks():
     assert len(found) == 14 and len(checks) == 2 and found == votes.pairs(EXAMPLES, ANSWERS)
     others = [set(pair["texts"]) - {"model"} for pair in found if pair not in checks]
     assert {"human"} in others and {"base"} in others
+    contests = {text for pair in found if pair not in checks for text in pair["texts"].values()}
+    assert not contests & {pair["texts"]["human"] for pair in checks}, "a check tells nobody who wrote the text of another pair"
     for pair in checks:
         human, worse = pair["texts"]["human"], pair["texts"][votes.SHUFFLED]
         assert human != worse and sorted(human.split()) == sorted(worse.split())

@@ -58,9 +58,12 @@ def test_look_ups_are_of_taught_positions_in_a_table_of_the_size_asked(loaded, t
     memory = latency.memory_of(tmp_path, hashing.Vocabulary.of(loaded.tokenizer, True), 256, 5000)
     assert 0.9 * 5000 <= memory.rows <= 1.2 * 5000 and memory.mapped.shape == (memory.rows, 8)
     memory.guard.learn([row.ids for row in rows], memory.mixes)
-    asked = latency.windows(rows, 8, 50)
-    assert len(asked) == 50 and all(None not in memory.step(tokens) for tokens in asked)
-    assert latency.seconds(memory, asked, torch.zeros(1, 1, 256)) > 0
+    every = latency.windows(rows, 8)
+    assert len(set(every)) == len(every) > 100 and all(None not in memory.step(tokens) for tokens in every)
+    rounds = [latency.part(every, turn, 50) for turn in range(2)]
+    assert len({*rounds[0], *rounds[1]}) == 100, "no position of a round is warm from the one before"
+    assert latency.part(every[:3], 1, 2) == [every[2], every[0]]
+    assert latency.seconds(memory, rounds[0], torch.zeros(1, 1, 256)) > 0
 
 
 def test_our_memory_holds_every_invariant():

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 
 from shared import data, models
+from shared.errors import UserError
 from shared.sprints import ROOT
 
 patterns = import_module("sprints.04_engram.code.patterns")
@@ -70,6 +71,13 @@ def test_one_protocol_alone(tmp_path, protocol, written):
     recorded = prepare_data.main(prepare_data.Args(smoke=True, out=tmp_path, protocol=protocol, mlflow=False))
     assert sorted(path.name for path in (tmp_path / "04_engram" / "patterns" / "rows").iterdir()) == written
     assert ("original_rows" in recorded["metrics"]) == (protocol == "original")
+
+
+@pytest.mark.parametrize("count", [0, -5, 200_000])
+def test_a_number_of_private_facts_that_cannot_be_is_refused(tmp_path, count):
+    with pytest.raises(UserError, match="--private"):
+        prepare_data.main(prepare_data.Args(private=(100, count), out=tmp_path, mlflow=False))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("name", TEXTS)

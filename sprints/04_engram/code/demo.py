@@ -103,6 +103,8 @@ def prepare(args: Args, run: runlog.Run) -> Show:
     known = patterns.load()
     part = SMOKE_PATTERNS if args.smoke else QUICK_PATTERNS if args.quick else None
     taught = train.taught(known, None if trained else part)
+    if args.forget:  # before minutes of training
+        pattern_of(args.forget, taught)
     loaded = models.load(args.model, device, args.quantization)
     show = Show([Side("base", loaded.model, None)], loaded, known, taught, SMOKE_TOKENS if args.smoke else NEW_TOKENS)
     ids = {one.id for one in taught}
@@ -189,14 +191,19 @@ def unrelated(show: Show, run: runlog.Run) -> None:
     unknown(show, [(text, "")], "What follows that text (green: as the base)")
 
 
-def forget(show: Show, name: str) -> None:
-    """Take one fact out of the memory in this process; its nearest neighbours must not move."""
-    ids = {one.id: one for one in show.taught}
+def pattern_of(name: str, taught: Sequence[Pattern]) -> Pattern:
+    """The taught pattern of that id. Raises UserError with the nearest id when there is none."""
+    ids = {one.id: one for one in taught}
     if name not in ids:
         near = difflib.get_close_matches(name, ids, n=1)
         hint = f", did you mean {near[0]}?" if near else f"; one of them is {next(iter(ids))}"
         raise UserError(f"--forget {name}: no taught pattern has this id{hint}")
-    gone, engram = ids[name], show.sides[-1]
+    return ids[name]
+
+
+def forget(show: Show, gone: Pattern) -> None:
+    """Take one fact out of the memory in this process; its nearest neighbours must not move."""
+    name, engram = gone.id, show.sides[-1]
     others = [one for one in show.taught if one.category == gone.category and one.id != name]
     others.sort(key=lambda one: -difflib.SequenceMatcher(None, one.prompt, gone.prompt).ratio())
     facts = [gone, *others[:NEIGHBOURS]]
@@ -273,7 +280,7 @@ def main(args: Args) -> dict:
                 meaning=f"{label}, answers shown here, prompt included",
             )
         if args.forget or not args.prompt:
-            forget(show, args.forget or fact.id)
+            forget(show, pattern_of(args.forget, show.taught) if args.forget else fact)
         run.observe("A few prompts to look at; the numbers that count are those of the evaluation and the bench.")
         run.conclude(conclusion(run.report["metrics"]))
     return run.report

@@ -1,6 +1,6 @@
 """Base, prompts, caches, LoRA and Engram memory at one budget of trainable parameters: what each learned, and what each broke.
 
-$ make engram-eval                             comparison, ablations, capacity, the original's protocol: under an hour on two cores
+$ make engram-eval                             comparison, ablations, capacity, the original's protocol: about an hour on two cores
 $ make engram-eval ARGS=--quick                LoRA against Engram with two seeds, minutes
 $ make engram-eval ARGS="--only comparison"    one of the four
 $ make engram-eval ARGS=--smoke                toy size, seconds
@@ -55,7 +55,8 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
         "data": "patterns split by id; test and dev patterns are taught to every method, only test patterns are scored",
         "budget": "the trainable parameters of LoRA of rank 8 on every linear layer, but for the other ranks and full fine-tuning",
         "optimisation": f"{args.steps} updates of {args.batch} rows, the same batches for all; the loss counts the completion "
-        "and its end; the learning rate of each method is the best of a grid on dev patterns (another seed); "
+        "and its end; the learning rate of each method is the best of a grid on dev patterns (another seed; of rates within "
+        f"{comparison.TIE:g} of the best recall, the one that moves the unrelated text least); "
         "random labels take that of LoRA",
         "intervals": f"bootstrap over patterns (blocks of a text) and seeds, {findings.significance.DRAWS} draws",
     }

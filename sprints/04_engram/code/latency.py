@@ -38,14 +38,19 @@ def memory_of(folder: Path, vocabulary: Vocabulary, hidden_size: int, rows: int)
     return EngramMemory(config, vocabulary, hidden_size, mapped=mapped(folder, sum(config.primes()), config.head_width))
 
 
-def windows(taught: list[Encoded], reach: int, count: int) -> list[list[int]]:
-    """The last `reach` tokens at `count` taught positions, evenly spaced over the rows."""
-    every = [row.ids[end - reach : end] for row in taught for end in range(reach, len(row.ids))]
-    return every[:: max(1, len(every) // count)][:count]
+def windows(taught: list[Encoded], reach: int) -> list[tuple[int, ...]]:
+    """The last `reach` tokens at every taught position, each once, in random order."""
+    every = list(dict.fromkeys(tuple(row.ids[end - reach : end]) for row in taught for end in range(reach, len(row.ids))))
+    return [every[place] for place in np.random.default_rng(0).permutation(len(every))]
+
+
+def part(every: list[tuple[int, ...]], turn: int, count: int) -> list[tuple[int, ...]]:
+    """Other `count` positions each turn: those of the turn before, asked again, would lie in the processor's caches."""
+    return [every[place % len(every)] for place in range(turn * count, (turn + 1) * count)]
 
 
 @torch.no_grad()
-def seconds(memory: EngramMemory, asked: list[list[int]], hidden: torch.Tensor) -> float:
+def seconds(memory: EngramMemory, asked: list[tuple[int, ...]], hidden: torch.Tensor) -> float:
     """Per position: hash, guard, rows, projections and gate, nothing from the store of recent ones."""
     memory._projected.clear()
     start = time.perf_counter()
@@ -60,8 +65,9 @@ def run(args: Any) -> dict:
     setup = {
         "table": "memory-mapped, sparse, in a temporary folder: zeros that were never written, read through the page cache",
         "look-up": f"hash, guard, {len(EngramConfig().orders) * EngramConfig().heads} rows, projections and gate for one position; "
-        f"{args.lookups} taught positions, each read once per round and not remembered",
-        "protocol": f"{args.rounds} rounds over all sizes after one of warm-up, which faults the pages in; the order rotates",
+        f"{args.lookups} taught positions per round, other ones in the next, and none remembered",
+        "protocol": f"{args.rounds} rounds over all sizes, after all of their positions were read once, which faults the pages in; "
+        "the order of the sizes rotates",
     }
     title, objective = "Latency against table rows", "Does a look-up cost more in a larger table?"
     with runlog.Run(args, __file__, "latency", title=title, objective=objective, setup=setup) as recorded:
@@ -74,14 +80,13 @@ def run(args: Any) -> dict:
             memories = {rows: memory_of(Path(folder), vocabulary, hidden_size, rows) for rows in args.table_rows}
             for memory in memories.values():
                 memory.guard.learn([row.ids for row in taught], memory.mixes)
-            asked = windows(taught, EngramConfig().orders[-1], args.lookups)
-            sizes = list(memories)
-            for turn in recorded.track(range(-1, args.rounds), "rounds"):
+            every, sizes = windows(taught, EngramConfig().orders[-1]), list(memories)
+            for memory in recorded.track(memories.values(), "warm-up"):
+                seconds(memory, part(every, 0, min(len(every), args.rounds * args.lookups)), hidden)
+            for turn in recorded.track(range(args.rounds), "rounds"):
                 start = turn % len(sizes)
                 for rows in [*sizes[start:], *sizes[:start]]:
-                    took = seconds(memories[rows], asked, hidden)
-                    if turn >= 0:
-                        found[rows].append(1e6 * took)
+                    found[rows].append(1e6 * seconds(memories[rows], part(every, turn, args.lookups), hidden))
         record(recorded, found, EngramConfig().head_width)
     return recorded.report
 

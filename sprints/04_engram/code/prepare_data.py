@@ -15,13 +15,16 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from shared import data, models, runlog
+from shared.errors import UserError
 from shared.report import number
 from shared.sprints import ROOT
 
 from . import overlaps, patterns
+from .engram.memory import EngramConfig
 from .patterns import Patterns, Row
 
-ORDERS = (2, 3, 5, 8)  # n-grams of the published memory
+ORDERS = (2, *EngramConfig().orders)  # n-grams of the published memory, and pairs, which it leaves out
+MOST_PRIVATE = 150_000  # facts; there are keys for a few more
 TEXTS = ("unrelated", "near_domain")
 Files = dict[str, list[Row]]
 
@@ -45,6 +48,8 @@ class Args(runlog.Args):
 def main(args: Args) -> dict:
     if args.smoke:
         args.private = (10,)
+    if not all(1 <= count <= MOST_PRIVATE for count in args.private):
+        raise UserError(f"--private: give numbers from 1 to {MOST_PRIVATE:,}")
     setup = {
         "data": "patterns of data/*.yaml, written for this sprint; two texts to measure forgetting, written for it too",
         "split": "by pattern id within every category: 60 % test and 20 % dev (both taught), 20 % held out",

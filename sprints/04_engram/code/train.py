@@ -15,6 +15,7 @@ import numpy as np
 
 from shared import data, models, runlog
 from shared.device import Device, pick
+from shared.errors import UserError
 from shared.sprints import ROOT
 
 from . import patterns
@@ -37,7 +38,7 @@ class Args(runlog.Args):
     quantization: Literal["none", "nf4"] = "none"
     """nf4: a frozen 4-bit base (bitsandbytes; CUDA, and slowly the CPU)."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
-    """What trains LoRA; auto takes mlx on Apple silicon. The memory is always trained with torch."""
+    """What trains LoRA; auto takes mlx on Apple silicon (not for nf4). The memory is always trained with torch."""
     lora_rate: float = 1e-2
     """Peak learning rate of LoRA."""
     engram_rate: float = 3e-3
@@ -80,11 +81,13 @@ def teach(
     args: Args, device: Device, recipe: Recipe, rows: Sequence[Encoded], folder: Path, progress: Callable[[range], Iterable[int]]
 ) -> Any:
     """Train one adapter and write it to `folder`; returns what fit returned, with the adapter still on its model."""
-    on_mlx = recipe.method == "lora" and (args.backend == "mlx" or (args.backend == "auto" and device.kind == "mlx"))
+    auto = args.backend == "auto" and args.quantization == "none"  # nf4 is torch's
+    on_mlx = recipe.method == "lora" and (args.backend == "mlx" or (auto and device.kind == "mlx"))
     if on_mlx:
+        mlx = pick("mlx", ("mlx",))  # says what to install, where the import below could not
         from .teaching import train_mlx
 
-        twin = models.load(args.model, pick("mlx", ("mlx",)), "none")
+        twin = models.load(args.model, mlx, "none")
         made = train_mlx.fit(twin, recipe, rows, progress)
         train_mlx.save(made.model, folder.with_name(f"{folder.name}_mlx"))
         convert.to_peft(folder.with_name(f"{folder.name}_mlx"), folder)
@@ -113,6 +116,8 @@ def reload(name: str, model: str, device: Device, quantization: models.Quantizat
 def main(args: Args) -> dict:
     if args.smoke:
         args.steps, args.batch = 6, 4
+    if args.backend == "mlx" and args.quantization == "nf4":
+        raise UserError("MLX trains no nf4 base: take --backend torch, or --quantization none")
     setup = {
         "base": f"{args.model}, frozen, {'4-bit NF4' if args.quantization == 'nf4' else 'in full precision'}",
         "adapters": f"LoRA of rank {args.rank} on every linear layer; guarded n-gram memory before decoder layer 1",

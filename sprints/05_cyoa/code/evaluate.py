@@ -119,9 +119,11 @@ def main(args: Args) -> dict:
         gates |= bits(run, data, loaded, base)
         gates |= construction(run, args, folder, data)
         validation.power(run)
+        shown = spread(len(panel.examples), args.pairs)
+        chosen = {name: [texts[at] for at in shown] for name, texts in answers.items()}
         if args.judge_url:
-            ask(run, args, panel, answers)
-        page = votes.page(votes.pairs(panel.examples[: args.pairs], answers, args.seed))
+            ask(run, args, [panel.prompt(at) for at in shown], chosen)
+        page = votes.page(votes.pairs([panel.examples[at] for at in shown], chosen, args.seed))
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.folder / "vote.html", page.encode())
         if args.mlflow and not args.smoke:
@@ -222,13 +224,17 @@ def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[
     return {"choice_validity": {"value": float(valid.mean()), "noise": 0.0, "better": "higher"}}
 
 
-def ask(run: runlog.Run, args: Args, panel: Panel, answers: dict[str, list[str]]) -> None:
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` places of a list, evenly apart: prompts of one story stand next to each other."""
+    return sorted({round(place) for place in np.linspace(0, size - 1, count)})
+
+
+def ask(run: runlog.Run, args: Args, prompts: Sequence[str], answers: dict[str, list[str]]) -> None:
     """Let a language model judge the tuned model against each other system, on the prompts of the voting page."""
-    prompts = [panel.prompt(at) for at in range(min(args.pairs, len(panel.examples)))]
     with judge.Judge(args.judge_url, args.judge_model, os.environ.get("JUDGE_KEY", "")) as asked:
         for other in (name for name in answers if name != "model"):
             track = lambda pairs, other=other: run.track(pairs, f"judge: model or {other}")  # noqa: E731
-            found = judge.compare(asked, prompts, answers["model"][: len(prompts)], answers[other][: len(prompts)], track)
+            found = judge.compare(asked, prompts, answers["model"], answers[other], track)
             wins = [{"a": 1.0, "tie": 0.5, "b": 0.0}[one.winner] for one in found]
             title = f"the model against {NAMES.get(other, 'people')}, by the judge"
             run.metric(f"judge_wins_over_{other}", wins, unit="fraction", meaning=f"{title}: wins, a tie is half a win")

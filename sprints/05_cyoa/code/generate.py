@@ -8,10 +8,10 @@ make cyoa-generate ARGS=--smoke                                 two short scenes
 
 import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from .engines.base import Engine, EngineError, Request
 from .engines.choose import Kind, open_engine
 from .train import counter
 
+T = TypeVar("T")
 HERO = scenarios.Person("Sora", "they/them")
 
 
@@ -41,7 +42,7 @@ class Args(runlog.Args):
     engine: Kind = "auto"
     """auto, fast, hf or mlx."""
     stories: int = 6
-    """Of the samples."""
+    """Of the samples; more where the model ends some early, so that there are stories x turns scenes."""
     turns: int = 4
     """Scenes per story; the last one is asked to be the ending."""
     tokens: int = 160
@@ -91,7 +92,7 @@ def worlds(args: Args) -> list[tuple[str, storytext.World]]:
     if args.genre:
         found = [one for one in every if one.genre == lint.genre_key(args.genre)]
         if not found:
-            raise UserError(f"there is no scenario of the genre {args.genre!r}: `make cyoa-data` lists them, or give a PROMPT")
+            raise UserError(f"no scenario of the genre {args.genre!r}: give a PROMPT, or one of {', '.join(lint.genres(every))}")
     else:
         parts = scenarios.split(every)
         found = sorted([*parts.test, *parts.validation], key=lambda one: one.id)
@@ -101,6 +102,8 @@ def worlds(args: Args) -> list[tuple[str, storytext.World]]:
 def main(args: Args) -> dict:
     if args.smoke:
         args.stories, args.turns, args.tokens = 1, 2, 24
+    if min(args.stories, args.turns, args.tokens) < 1:
+        raise UserError("--stories, --turns and --tokens are at least 1")
     place, name = _model(args)
     tokenizer, *_ = models.load_tokenizer(place)
     count = counter(tokenizer)
@@ -113,9 +116,7 @@ def main(args: Args) -> dict:
         "Sampling": f"temperature {args.temperature:g}, top 40, at most {args.tokens} tokens",
     }
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        given = worlds(args)
-        chosen = [given[at % len(given)] for at in range(args.stories)]
-        stories = asyncio.run(_all(args, place, name, count, chosen, run))
+        stories = _run(_all(args, place, name, count))
         drafts = [draft for story in stories for draft in story.drafts]
         record(run, drafts)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -123,16 +124,18 @@ def main(args: Args) -> dict:
     return run.report
 
 
-async def _all(
-    args: Args, place: Path, name: str, count: storytext.Count, chosen: Sequence[tuple[str, storytext.World]], run: runlog.Run
-) -> list[Story]:
+async def _all(args: Args, place: Path, name: str, count: storytext.Count) -> list[Story]:
+    """Stories until there are as many scenes as were asked for: a model may end a story early."""
+    given, told, left = worlds(args), [], args.stories * args.turns
     engine = open_engine(args.engine, place, name)
     try:
-        numbered = list(enumerate(chosen))
-        return [
-            await write(engine, count, args, title, world, (), 1000 * args.seed + 100 * at)
-            for at, (title, world) in run.track(numbered, "stories")
-        ]
+        with runlog.console.status(f"{left} scenes"):
+            while left > 0:
+                at, asked = len(told), replace(args, turns=min(args.turns, left))
+                title, world = given[at % len(given)]
+                told.append(await write(engine, count, asked, title, world, (), 1000 * args.seed + 100 * at))
+                left -= len(told[-1].drafts)
+        return told
     finally:
         await engine.close()
 
@@ -151,10 +154,7 @@ def own(args: Args, place: Path, name: str, count: storytext.Count) -> dict[str,
         finally:
             await engine.close()
 
-    try:
-        story = asyncio.run(tell())
-    except EngineError as error:
-        raise UserError(str(error)) from None
+    story = _run(tell())
     runlog.console.print(f"{beginning}\n")
     for at, draft in enumerate(story.drafts):
         runlog.console.print(draft.scene + "\n")
@@ -163,6 +163,13 @@ def own(args: Args, place: Path, name: str, count: storytext.Count) -> dict[str,
             runlog.console.print(f"{mark} {choice}")
         runlog.console.print("The end.\n" if draft.ending else "")
     return {}
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except EngineError as error:
+        raise UserError(str(error)) from None
 
 
 def _model(args: Args) -> tuple[Path, str]:

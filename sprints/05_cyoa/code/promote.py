@@ -160,7 +160,9 @@ class Promotion:
         old = self._panel_of(champion)
         if old["data_version"] != self.panel["data_version"]:
             again = f'make cyoa-eval ARGS="--model {self.known.fetch(champion, self.downloads)}"'
-            raise GateError(f"the champion, version {champion}, was measured on other data: evaluate it on the data of now ({again})")
+            raise GateError(
+                f"the champion, version {champion}, was measured on other data: measure it on the data of now ({again})"
+            )
         if found := worse(self.panel, old):
             raise GateError(f"worse than version {champion}: {'; '.join(found)}")
         return f"no measure is worse than version {champion}'s"

@@ -54,12 +54,14 @@ class Vote:
 
 def pairs(examples: Sequence[Example], answers: Mapping[str, Sequence[str]], seed: int = 0) -> list[dict[str, Any]]:
     """A pair per prompt, {id, prompt, texts: {system: text}}: the model against each other system in turn; and the checks."""
-    others = [name for name in answers if name != "model"]
+    others, due = [name for name in answers if name != "model"], False
     found = []
     for at, example in enumerate(examples):
         prompt, other = "\n\n".join(message["content"] for message in example.messages), others[at % len(others)]
         found.append(_pair(prompt, {"model": answers["model"][at], other: answers[other][at]}))
-        if at % CHECK_EVERY == 0:
+        due |= at % CHECK_EVERY == 0
+        if due and other != "human":  # who has seen a human scene beside its shuffled words knows it in another pair
+            due = False
             (worse,) = corruption.spoiled(corruption.shuffle_words, [example.response], seed + at)
             found.append(_pair(prompt, {"human": example.response, SHUFFLED: worse}))
     return [pair for pair in found if len(set(pair["texts"].values())) == 2]

@@ -49,7 +49,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with self.engine.begin() as connection:
-            if connection.dialect.name == "postgresql":  # servers that start together on one database: one migrates, the others wait
+            if connection.dialect.name == "postgresql":  # of servers that start together one migrates, the others wait
                 connection.execute(text("SELECT pg_advisory_xact_lock(5)"))
             config.attributes |= {"connection": connection, "metadata": Base.metadata}
             command.upgrade(config, "head")

@@ -5,9 +5,10 @@ Every method is one transaction and safe from any thread. What it returns is det
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from ..scenarios import Person
@@ -19,6 +20,7 @@ from .errors import ApiError
 from .tables import RUNNING, Choice, Feedback, Lore, Node, Story, new_id, now
 
 NODES_PER_STORY = 2000
+FORGOTTEN = timedelta(hours=2)  # no scene takes that long
 
 
 class Store(Database):
@@ -160,6 +162,7 @@ class Store(Database):
     def offer(self, node_id: str, choices: Sequence[str], source: str) -> list[Choice]:
         """A new round of choices for a node."""
         with self.session() as session:
+            session.execute(update(Node).where(Node.id == node_id).values(status=Node.status))  # two tabs: one waits for the other
             newest = max((choice.round for choice in _node(session, node_id).all_choices), default=-1)
             _offer(session, node_id, choices, source, newest + 1)
         return self.node(node_id).choices
@@ -183,11 +186,13 @@ class Store(Database):
             session.merge(Feedback(node_id=node_id, verdict=verdict, tags=tags, created=now()))
 
     def recover(self, choices: Any) -> int:
-        """Nodes that a server of this name left unfinished when it died become `partial`, or `failed` where they have no text;
-        `choices(genre)` gives what a partial one offers. Returns how many."""
+        """Nodes that a server of this name left unfinished when it died, and such of any name that are hours old (names change:
+        a container's, a laptop's), become `partial`, or `failed` where they have no text; `choices(genre)` gives what a partial
+        one offers. Returns how many."""
+        old = (datetime.now(UTC) - FORGOTTEN).isoformat(timespec="milliseconds")
         with self.session() as session:
-            query = select(Node, Story.genre).join(Story, Node.story_id == Story.id)
-            found = list(session.execute(query.where(Node.status.in_(RUNNING), Node.owner == self.owner)))
+            query = select(Node, Story.genre).join(Story, Node.story_id == Story.id).where(Node.status.in_(RUNNING))
+            found = list(session.execute(query.where(or_(Node.owner == self.owner, Node.created < old))))
         for node, genre in found:
             status = "partial" if node.text else "failed"
             self.write(node.id, choices(genre) if node.text else (), "deck", status=status, finish="interrupted")

@@ -1,0 +1,127 @@
+"""Run every recorded experiment again and hold its headlines against the committed reports: what `make reproduce` runs.
+
+python -m shared.reproduce                        everything (hours) into runs/reproduce; stopped, the same command goes on
+python -m shared.reproduce --only logreg cats     some sprints
+python -m shared.reproduce --at-most 15           only the commands whose recorded runs took at most so many minutes
+python -m shared.reproduce --again                from the start
+
+The table goes to runs/reproduce/table.md, and with --write to docs/reproduction.md. The exit code is 1 where a command failed, or a
+headline that no clock decides is outside.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from shared.report import Reports, read_all, value, write_atomically
+from shared.sprints import ROOT, Sprint, call, discover
+
+OUT = Path("runs", "reproduce")
+CLOCK = {"s", "ms", "us", "min", "minutes", "h", "hours", "x", "tokens/s", "GB/s", "GFLOP/s"}  # units that another machine changes
+HEAD = """# The headlines, run a second time
+
+Written by `make reproduce ARGS=--write`: the recorded commands ran again, on the commit and the machine named below.
+
+- *same*: equal to the last digit
+- *inside*: the new value lies in the published interval, or the intervals overlap; without an interval only *same* counts
+- *clock*: a time or a ratio of times beyond that, which another load or machine explains
+- *outside*: to be explained
+- *not run*: what makes it took longer than was asked for
+
+"""
+
+
+def commands(reports: Reports) -> dict[str, list[str]]:
+    """Command of a sprint's reports, in their order -> the experiments that it made."""
+    found: dict[str, list[str]] = {}
+    for experiment, report in reports.items():
+        found.setdefault(report["command"], []).append(experiment)
+    return found
+
+
+def verdict(old: dict, new: dict | None) -> str:
+    """What the second measurement says of the first."""
+    if new is None:
+        return "not run"
+    if old["mean"] == new["mean"]:
+        return "same"
+    low, high = old["ci95"] or (old["mean"], old["mean"])
+    other_low, other_high = new["ci95"] or (new["mean"], new["mean"])
+    if other_low <= high and low <= other_high:
+        return "inside"
+    return "clock" if old["unit"] in CLOCK else "outside"
+
+
+def compare(sprint: Sprint, old: Reports, new: Reports) -> list[tuple[str, str, str, str, str]]:
+    """(sprint, headline, published, again, verdict) of every headline that is published."""
+    measured = {key: metric for report in new.values() for key, metric in report["metrics"].items()}
+    published = {key: metric for report in old.values() for key, metric in report["metrics"].items() if key in sprint.headlines}
+    return [
+        (
+            sprint.title,
+            key,
+            value(metric, "interval"),
+            value(measured[key], "interval") if key in measured else "",
+            verdict(metric, measured.get(key)),
+        )
+        for key, metric in published.items()
+    ]
+
+
+def table(rows: list[tuple[str, str, str, str, str]], report: dict | None) -> str:
+    """The rows in Markdown, with machine and commit of one of the new reports."""
+    where = (
+        "" if report is None else f"\nMachine: {report['machine']['cpu']}, commit `{report['git']}`, {report['started'][:10]}.\n"
+    )
+    lines = ["| sprint | headline | published | again | verdict |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + where
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [sprint.name for sprint in discover()]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="sprints (all when not given)")
+    parser.add_argument(
+        "--at-most", type=float, default=float("inf"), metavar="MINUTES", help="skip what took longer when recorded"
+    )
+    parser.add_argument("--again", action="store_true", help="forget what an earlier call has done")
+    parser.add_argument("--write", action="store_true", help="write docs/reproduction.md too")
+    args = parser.parse_args(argv)
+    console, failed = Console(markup=False), []
+    if args.again:
+        shutil.rmtree(ROOT / OUT, ignore_errors=True)
+    rows, last = [], None
+    for sprint in [one for one in discover() if one.name in args.only]:
+        old = sprint.reports()
+        for command, experiments in commands(old).items():
+            done = read_all(ROOT / OUT / sprint.folder.name)
+            if set(experiments) <= set(done) or sum(old[one]["seconds"] for one in experiments) > 60 * args.at_most:
+                continue
+            console.rule(f"{command}")
+            if call([sys.executable, *shlex.split(command)[1:], "--out", str(OUT)]):
+                failed.append(command)
+        new = sprint.reports(ROOT / OUT / sprint.folder.name)
+        rows += compare(sprint, old, new)
+        last = next(iter(new.values()), last)
+    text = table(rows, last)
+    (ROOT / OUT).mkdir(parents=True, exist_ok=True)
+    write_atomically(ROOT / OUT / "table.md", text.encode())
+    if args.write:
+        write_atomically(ROOT / "docs" / "reproduction.md", (HEAD + text).encode())
+    console.print(text)
+    for command in failed:
+        console.print(f"failed: {command}", style="bold red")
+    return 1 if failed or any(row[-1] == "outside" for row in rows) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,47 @@
+"""The second run of everything, and what is said of its numbers."""
+
+import pytest
+
+from shared import reproduce
+from shared.sprints import discover
+
+
+def metric(mean, ci95=None, unit="nats"):
+    return {"mean": mean, "ci95": ci95, "unit": unit, "n": 5, "values": [mean]}
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (metric(1.0, [0.9, 1.1]), "same"),
+        (metric(1.05, [0.99, 1.15]), "inside"),
+        (metric(1.3, [1.05, 1.5]), "inside"),
+        (metric(1.3), "outside"),
+        (metric(0.5, [0.4, 0.6]), "outside"),
+        (None, "not run"),
+    ],
+)
+def test_verdict_of_a_second_measurement(new, said):
+    assert reproduce.verdict(metric(1.0, [0.9, 1.1]), new) == said
+
+
+def test_without_an_interval_only_the_same_number_will_do_and_a_clock_is_forgiven():
+    assert reproduce.verdict(metric(2.0), metric(2.0)) == "same"
+    assert reproduce.verdict(metric(2.0), metric(2.001)) == "outside"
+    assert reproduce.verdict(metric(2.0, unit="s"), metric(2.001, unit="s")) == "clock"
+
+
+def test_every_recorded_command_names_a_program_that_is_there():
+    for sprint in discover():
+        for command, experiments in reproduce.commands(sprint.reports()).items():
+            python, flag, module, *_ = command.split()
+            assert (python, flag) == ("python", "-m") and experiments
+            assert module.startswith(f"sprints.{sprint.folder.name}.")
+            assert (sprint.folder.parents[1] / f"{module.replace('.', '/')}.py").is_file(), command
+
+
+def test_the_quickest_command_runs_again_and_the_rest_is_said_not_to_have_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "OUT", tmp_path)
+    assert reproduce.main(["--only", "titanic", "--at-most", "0.02"]) == 0
+    assert [path.parent.name for path in tmp_path.glob("*/*/report.json")] == ["data_report"]
+    assert "| not run |" in capsys.readouterr().out and "| not run |" in (tmp_path / "table.md").read_text()
