@@ -3,8 +3,8 @@
     async for part in scene(engine, request, "mecha"):   # pieces of the scene as it is written, then a Draft
 
 The model writes both in one go. Of its choices the valid ones stay: distinct, with a word in them, of at most 80 letters, and not
-the choice just taken. Are there fewer than two, it is asked for one line at a time behind `>`; what is still missing comes from
-the deck of the genre.
+the choice just taken. Are there fewer than two, it is asked for one line at a time behind `>`, and sees for that the new scene
+without the story before it, which would be read anew for every line; what is still missing comes from the deck of the genre.
 """
 
 import re
@@ -141,7 +141,7 @@ async def _forced(
     for attempt in range(2 * (wanted - len(found))):
         prefix = "\n".join([scene, "", *(f"> {choice}" for choice in found), ">"])
         warmer = request.temperature + 0.2 * attempt  # what was no choice at first shall not come again
-        asked = replace(request, prefix=prefix, max_tokens=24, stop=("\n",), temperature=warmer)
+        asked = replace(request, messages=_short(request), prefix=prefix, max_tokens=24, stop=("\n",), temperature=warmer)
         line, finish = "", None
         try:
             async with aclosing(engine.submit(_reseeded(asked, 2 + attempt))) as pieces:
@@ -165,6 +165,12 @@ def _taken(request: Request) -> str:
     """The choice that the request goes on from."""
     last = (request.messages[-1]["content"] if request.messages else "").rsplit("\n", 1)[-1]
     return last.removeprefix(">").strip() if last.startswith(">") else ""
+
+
+def _short(request: Request) -> list[dict[str, str]]:
+    """Its messages with the last line alone of what was told last: the choice just taken, or that this is a beginning."""
+    *before, last = request.messages
+    return [*before, last | {"content": last["content"].rsplit("\n", 1)[-1]}]
 
 
 def _reseeded(request: Request, by: int) -> Request:

@@ -2,7 +2,8 @@
 
 The weights are converted from safetensors when a model is first opened, into runs/engines, under the hash of its weights.
 CTranslate2 (https://github.com/OpenNMT/CTranslate2) holds no place for a newcomer in a running batch, so what arrives meanwhile
-makes the next batch. One thread per engine: more processes use more cores better than more threads.
+makes the next ones: each of prompts of like length, the oldest request and those nearest to it. One thread per engine: more
+processes use more cores better than more threads.
 """
 
 import gc
@@ -15,6 +16,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ from .worker import Job, Worker
 
 CONVERTED = ROOT / "runs" / "engines"
 GATHER = 0.003  # seconds that an idle engine waits for company of a first request
+NEAR = 32  # tokens: beyond the shortest prompt of a batch all others are read one token per step, as slowly as one is written
+ROOM = 1300  # tokens of prompts in a batch: every step copies the caches of all, which costs more once they outgrow the processor's
 SEEDING = threading.Lock()  # CTranslate2 has one seed for the process
 Precision = Literal["int8", "float32"]
 
@@ -62,9 +66,7 @@ class Fast(Worker):
             return []
         if len(self._jobs) < self._size - 1:
             self._news.wait_for(lambda: self._closing or len(self._jobs) >= self._size - 1, GATHER)
-        kind = _sampling(first.request)
-        same = [job for job in self._jobs if job.request.seed is None and not job.cancelled and _sampling(job.request) == kind]
-        taken = same[: self._size - 1]
+        taken = company(first, self._jobs, self._size)
         for job in taken:
             self._jobs.remove(job)
         return taken
@@ -109,6 +111,18 @@ class Fast(Worker):
 
     def _release(self) -> None:
         self._generator.unload_model()
+
+
+def company(first: Job, waiting: Iterable[Job], size: int) -> list[Job]:
+    """Whom to answer together with `first`, the oldest job: those that draw as it does and are nearest to it in length."""
+    kind, length = _sampling(first.request), len(first.prompt)
+
+    def apart(job: Job) -> int:
+        return abs(len(job.prompt) - length)
+
+    same = [job for job in waiting if job.request.seed is None and not job.cancelled and _sampling(job.request) == kind]
+    near = [job for job in same if apart(job) <= NEAR]
+    return sorted(near, key=apart)[: min(size, max(1, ROOM // length)) - 1]
 
 
 def _sampling(request: Request) -> dict[str, Any]:

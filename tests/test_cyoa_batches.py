@@ -1,0 +1,47 @@
+"""Whom the engine `fast` answers together."""
+
+from collections import deque
+from importlib import import_module
+from types import SimpleNamespace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CODE = "sprints.05_cyoa.code.engines."
+base, fast = import_module(f"{CODE}base"), import_module(f"{CODE}fast")
+JOBS = st.lists(st.tuples(st.integers(1, 511), st.sampled_from([0.0, 0.8]), st.sampled_from([None, 7]), st.booleans()), min_size=1)
+
+
+def job(length, temperature=0.8, seed=None, cancelled=False):
+    request = base.Request(prompt="x", temperature=temperature, seed=seed)
+    return SimpleNamespace(request=request, prompt=[0] * length, cancelled=cancelled)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JOBS, st.integers(1, 16))
+def test_the_oldest_is_in_every_batch_and_its_company_is_alike(made, size):
+    first, *waiting = [job(*one) for one in made]
+    found = fast.company(first, waiting, size)
+    room = min(size, max(1, fast.ROOM // len(first.prompt)))
+    fit = [
+        one
+        for one in waiting
+        if not one.cancelled
+        and one.request.seed is None
+        and one.request.temperature == first.request.temperature
+        and abs(len(one.prompt) - len(first.prompt)) <= fast.NEAR
+    ]
+    assert len(found) == min(len(fit), room - 1)  # nobody who fits waits while there is room
+    assert all(any(one is other for other in fit) for one in found) and len({id(one) for one in found}) == len(found)
+
+
+def test_a_batch_holds_either_beginnings_or_middles():
+    waiting = deque([job(300), *[job(50)] * 40, job(310)])
+    batches = []
+    while waiting:
+        first = waiting.popleft()
+        found = fast.company(first, waiting, 16)
+        for one in found:
+            waiting.remove(one)
+        batches.append([len(one.prompt) for one in [first, *found]])
+    assert batches == [[300, 310], [50] * 16, [50] * 16, [50] * 8]
