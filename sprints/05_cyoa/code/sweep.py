@@ -93,14 +93,16 @@ def _open(url: str, name: str, args: Args) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
-    return optuna.create_study(
+    search = optuna.create_study(
         study_name=name,
         storage=optuna.storages.RDBStorage(url, heartbeat_interval=ALIVE, heartbeat_stale_trial_callback=again),
-        sampler=optuna.samplers.TPESampler(seed=None if args.storage else args.seed),  # machines must not try the same
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         direction="minimize",
         load_if_exists=True,
     )
+    seed = None if args.storage else args.seed + len(search.trials)  # neither machines nor a search that goes on try the same again
+    search.sampler = optuna.samplers.TPESampler(seed=seed)
+    return search
 
 
 def main(args: Args) -> dict:
