@@ -114,6 +114,16 @@ def test_a_scene_that_was_cut_off_trails_away():
     assert written(Scripted("It rains.\n\n> Run\n> Wait under the bri", finish="length", line=" Hide")).choices == ("Run", "Hide")
 
 
+def test_the_last_sentence_of_a_story_is_written_to_its_end():
+    engine = Scripted("You open the door and", line=" walk out. The rain", finish="length")
+    assert written(engine, ending=True) == storytext.Draft("You open the door and walk out.", (), True)
+    assert engine.asked[1].prefix == "You open the door and" and engine.asked[1].messages == ASKED.messages
+    for line in (" walk on and on", base.UpstreamDown("gone")):
+        assert written(Scripted("You open the door and", line, "length"), ending=True).scene == "You open the door and..."
+    whole = Scripted("Home at last.", finish="length")
+    assert written(whole, ending=True).scene == "Home at last." and len(whole.asked) == 1
+
+
 def test_rerolled_choices_are_new():
     old = ("Check the cockpit", "Run")
     found = asyncio.run(choices.reroll(Scripted("", " Run"), ASKED, "Rain.", "mecha", old))

@@ -43,6 +43,7 @@ class Job:
         self.node_id, self.text, self.tokens, self.readers = node_id, "", 0, 0
         self.over, self.reason, self.seen = False, "", asyncio.get_running_loop().time()
         self.news = asyncio.Event()
+        self.settled = asyncio.Event()  # nothing more will be added: what is left is the last write to the store
         self.task: asyncio.Task | None = None
 
     def tell(self) -> None:
@@ -118,7 +119,8 @@ class Generations:
             finish = "error"
             log.exception("node %s", node.id)
         job.reason = job.reason or "over"  # from here on nothing stops it
-        keeper.cancel()
+        job.settled.set()
+        await asyncio.wait([keeper])  # a thread that writes is not stopped by cancelling: the last write shall be the last
         text = draft.scene if draft else job.text.strip()
         ms, ttft = round(1000 * (loop.time() - started)), None if first is None else round(1000 * first)
         if draft:
@@ -139,8 +141,10 @@ class Generations:
     async def _keep(self, job: Job) -> None:
         """While a job runs: put its text into the store, and stop it when nobody has read it for a while."""
         loop, stored = asyncio.get_running_loop(), 0
-        while not job.reason:
-            await asyncio.sleep(FLUSH)
+        while not job.settled.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.settled.wait(), FLUSH)
+                return
             if job.readers:
                 job.seen = loop.time()
             if loop.time() - job.seen > self.limits.grace:
@@ -183,7 +187,8 @@ class Generations:
         """The node with the text that is not in the store yet; who asks counts as a reader."""
         if job := self.jobs.get(node.id):
             job.seen = asyncio.get_running_loop().time()
-            node.text, node.tokens = job.text, job.tokens
+            if node.status in RUNNING:
+                node.text, node.tokens = job.text, job.tokens
         return node
 
     async def stop(self, node_id: str) -> None:
@@ -196,13 +201,15 @@ class Generations:
     async def drain(self) -> None:
         """Let nobody in any more; what is not written in time is stopped and kept as it is."""
         self.draining = True
-        tasks = [job.task for job in self.jobs.values() if job.task]
-        if tasks:
+        if tasks := self._running():
             await asyncio.wait(tasks, timeout=self.limits.drain)
-        for job in list(self.jobs.values()):
-            job.stop("shutdown")
-        if tasks:
+        while tasks := self._running():  # also those who were let in just before
+            for job in self.jobs.values():
+                job.stop("shutdown")
             await asyncio.wait(tasks)
+
+    def _running(self) -> list[asyncio.Task]:
+        return [job.task for job in self.jobs.values() if job.task and not job.task.done()]
 
     async def events(self, node_id: str, start: int) -> AsyncIterator[str]:
         """The stream of a node from character `start` of its text, as server-sent events."""

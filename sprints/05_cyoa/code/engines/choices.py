@@ -25,12 +25,14 @@ DECK = Path(__file__).resolve().parents[2] / "data" / "choice_deck.yaml"
 FEWEST, MOST, LONGEST = 2, 3, 80
 MARKS = ("\n>", f"\n{THE_END}")  # what ends a scene
 LOOP = 48  # letters: a scene that repeats so many is going in circles and is ended
+LAST = 48  # tokens at most to end the last sentence of a story
 STILL = "For a moment nothing stirs."  # stands in for a scene without a word
 
 
 async def scene(engine: Engine, request: Request, genre: str, ending: bool = False) -> AsyncGenerator[Piece | Draft, None]:
     """The answer to a prompt of `storytext.messages`: pieces of the scene's text, at last the Draft, whose scene is these pieces
-    joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one. Raises EngineError before the scene is whole."""
+    joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one, and a sentence that reaches `max_tokens` is still
+    written to its end. Raises EngineError before the scene is whole."""
     for again in (0, 1):  # a model may answer without a word; then once more
         writer = _Writer()
         async with aclosing(engine.submit(_reseeded(request, again))) as pieces:
@@ -39,6 +41,9 @@ async def scene(engine: Engine, request: Request, genre: str, ending: bool = Fal
                 yield Piece(text, piece.token_count, piece.finish)
                 if writer.enough(ending):
                     break
+        if ending and writer.cut_off:
+            last = await _last_words(engine, request, writer.written)
+            yield Piece(writer.add(last), last.token_count, last.finish)
         if rest := writer.rest():
             yield Piece(rest, 0)
         if writer.shown:
@@ -107,10 +112,20 @@ class _Writer:
         if self._end is not None:
             return ""
         text = self._show(self._text)
-        if self._cut and self.shown and self.shown[-1] not in ".!?\"'":
+        if self.cut_off:
             self.shown += "..."
             text += "..."
         return text
+
+    @property
+    def written(self) -> str:
+        return self._text[1:]
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the scene stops in the middle of a sentence, for want of tokens."""
+        text = self.written.rstrip()
+        return self._cut and self._end is None and bool(text) and text[-1] not in ".!?\"'"
 
     def _show(self, text: str) -> str:
         new = text.strip()[len(self.shown) :]
@@ -137,23 +152,39 @@ class _Writer:
 async def _forced(
     engine: Engine, request: Request, scene: str, found: tuple[str, ...], avoid: list[str], wanted: int
 ) -> tuple[str, ...]:
-    """Ask for the missing choices one line at a time, each at most twice. An engine that fails here does not cost the scene."""
+    """Ask for the missing choices one line at a time, each at most twice."""
     for attempt in range(2 * (wanted - len(found))):
         prefix = "\n".join([scene, "", *(f"> {choice}" for choice in found), ">"])
         warmer = request.temperature + 0.2 * attempt  # what was no choice at first shall not come again
         asked = replace(request, messages=_short(request), prefix=prefix, max_tokens=24, stop=("\n",), temperature=warmer)
-        line, finish = "", None
-        try:
-            async with aclosing(engine.submit(_reseeded(asked, 2 + attempt))) as pieces:
-                async for piece in pieces:
-                    line, finish = line + piece.text, piece.finish
-        except EngineError:
+        line = await _line(engine, _reseeded(asked, 2 + attempt))
+        if line is None:
             break
-        if finish == "stop":
-            found = valid([*found, line], avoid)
+        if line.finish == "stop":
+            found = valid([*found, line.text], avoid)
         if len(found) >= wanted:
             break
     return found
+
+
+async def _last_words(engine: Engine, request: Request, written: str) -> Piece:
+    """The end of the sentence in which an ending was cut off; nothing, and cut off still, where that takes too long."""
+    line = await _line(engine, _reseeded(replace(request, prefix=written, max_tokens=LAST, stop=("\n",)), 1))
+    if line and (end := re.match(r"[^.!?]*[.!?]+[\"']?", line.text)):
+        return Piece(end[0], line.token_count, "stop")
+    return Piece("", line.token_count if line else 0, "length")
+
+
+async def _line(engine: Engine, request: Request) -> Piece | None:
+    """The whole answer to a small request; None where the engine fails, which does not cost the scene."""
+    text, count, finish = "", 0, None
+    try:
+        async with aclosing(engine.submit(request)) as pieces:
+            async for piece in pieces:
+                text, count, finish = text + piece.text, count + piece.token_count, piece.finish
+    except EngineError:
+        return None
+    return Piece(text, count, finish)
 
 
 def _filled(found: tuple[str, ...], genre: str, avoid: list[str], scene: str, wanted: int = FEWEST) -> tuple[str, ...]:
