@@ -67,6 +67,18 @@ def test_demo_answers_any_prompt(trained, capsys):
     assert "tokens/s" in report["conclusion"]
 
 
+def test_a_four_bit_base_for_mlx_is_refused(tmp_path):
+    with pytest.raises(UserError, match="MLX trains no nf4"):
+        train.main(train.Args(device="cpu", backend="mlx", quantization="nf4", out=tmp_path, mlflow=False))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_fact_that_is_not_taught_stops_the_demo_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it trains first"))
+    with pytest.raises(UserError, match="no taught pattern has this id"):
+        demo.main(demo.Args(smoke=True, device="cpu", out=tmp_path, mlflow=False, forget="fact-of-nobody"))
+
+
 def test_an_interrupted_training_keeps_the_adapters_that_were_there(trained, monkeypatch):
     folder, _ = trained
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]

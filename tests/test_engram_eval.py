@@ -35,10 +35,15 @@ def test_a_job_is_done_once(tmp_path):
     assert jobs.run_jobs([holm("a", 0.01)], tmp_path, processes=1) == {"a": [0.01]}
 
 
-def test_jobs_in_two_processes_keep_what_was_done_before_one_failed(tmp_path):
+def test_what_was_done_before_a_job_failed_is_kept(tmp_path):
+    good = holm("good", 0.3)
     with pytest.raises(TypeError):
-        jobs.run_jobs([holm("good", 0.3), jobs.Job("bad", significance.holm, {"q": 1})], tmp_path, processes=2)
-    assert jobs.run_jobs([holm("good", 0.3), holm("other", 0.1)], tmp_path, processes=2) == {"good": [0.3], "other": [0.1]}
+        jobs.run_jobs([good, jobs.Job("bad", significance.holm, {"q": 1})], tmp_path, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{good.key}.json"]
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    assert jobs.run_jobs([holm("a", 0.3), holm("b", 0.01, 0.5)], tmp_path, processes=2) == {"a": [0.3], "b": [0.02, 0.5]}
 
 
 def test_two_jobs_of_one_name_are_refused(tmp_path):
