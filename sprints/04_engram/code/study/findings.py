@@ -20,6 +20,7 @@ PARTS = {
     "s4": "patterns that were never taught",
 }
 RECALL = ("S1", "S2")
+WORDINGS = {"consistency": RECALL, "consistency_with_s3": (*RECALL, "S3")}
 SEED = "seed 002 (softwarewrighter/engram-poc), targets"
 
 
@@ -78,8 +79,9 @@ def record(run: runlog.Run, found: Outcomes, recipes: Mapping[str, Recipe]) -> N
         share(f"s2_startswith_{key}", units(found, key, ("S2",), "begins"), f"S2 by the original's rule (startswith), {who}")
         meaning = f"near misses (S5) answered with a taught completion, {who}"
         share(f"over_triggering_{key}", units(found, key, ()), meaning, better=False)
-        right = (units(found, key, ("S1", "S2", "S3")) == 1).astype(float)
-        share(f"consistency_{key}", right, f"patterns with every wording of S1, S2 and S3 right, {who}")
+        for name, parts in WORDINGS.items():
+            right = (units(found, key, parts) == 1).astype(float)
+            share(f"{name}_{key}", right, f"patterns with every wording of {', '.join(parts)} right, {who}")
         meaning = f"patterns whose wordings all get the same answer (up to its first wrong token), {who}"
         share(f"same_answer_{key}", agreeing(found, key), meaning, better=None)
         for part in ("s2", "s3"):
@@ -155,29 +157,27 @@ def claims(run: runlog.Run, found: Outcomes) -> None:
     def verdict(*held: bool) -> str:
         return "reproduced" if all(held) else "partly reproduced" if any(held) else "not reproduced"
 
-    tests = (
-        (
-            "accuracy rises by at least 10 points over the base",
-            ("S2",),
-            False,
-            0.10,
-            "one run, startswith, prompts that trained: +2.9",
-        ),
-        (
-            "consistency rises by at least 20 points",
-            ("S1", "S2", "S3"),
-            True,
-            0.20,
-            "one prompt, greedy, three times: always 100 %",
-        ),
+    gains = {key: gain(found, key, "base", ("S2",)) for key in ("lora", "engram")}
+    run.claim(
+        "accuracy rises by at least 10 points over the base",
+        source=SEED,
+        protocol="one run, startswith, prompts that trained: +2.9",
+        ours="the original's protocol has a report of its own",
+        honest="exact match on S2: " + ", ".join(f"{LABELS[key]} {points(values)}" for key, values in gains.items()),
+        verdict=verdict(*(low >= 0.10 for _, low, _ in gains.values())),
     )
-    for text, parts, whole, target, protocol in tests:
-        gains = {key: gain(found, key, "base", parts, whole=whole) for key in ("lora", "engram")}
-        ours = "the original's protocol has a report of its own"
-        what = "every wording of S1, S2, S3 right" if whole else "exact match on S2"
-        honest = f"{what}: " + ", ".join(f"{LABELS[key]} {points(values)}" for key, values in gains.items())
-        held = verdict(*(low >= target for _, low, _ in gains.values()))
-        run.claim(text, source=SEED, protocol=protocol, ours=ours, honest=honest, verdict=held)
+    whole = {parts: {key: gain(found, key, "base", parts, whole=True) for key in gains} for parts in WORDINGS.values()}
+    run.claim(
+        "consistency rises by at least 20 points",
+        source=SEED,
+        protocol="one prompt, greedy, three times: always 100 %",
+        ours="the original's protocol has a report of its own",
+        honest="; ".join(
+            f"every wording of {', '.join(parts)} right: " + ", ".join(f"{LABELS[key]} {points(one)}" for key, one in of.items())
+            for parts, of in whole.items()
+        ),
+        verdict=verdict(*(low >= 0.20 for of in whole.values() for _, low, _ in of.values())),
+    )
     seconds = {key: max(metrics[f"fit_seconds_{key}"]["values"]) for key in ("lora", "engram")}
     run.claim(
         "training takes less than 5 minutes",

@@ -12,7 +12,7 @@ COLUMNS = {
     "s3": "S3",
     "s4": "S4",
     "over_triggering": "S5",
-    "consistency": "every wording right",
+    "consistency": "every lead-in right",
     "same_answer": "every wording alike",
 }
 KEPT = {
