@@ -13,14 +13,14 @@ Chat = list[dict[str, str]]
 TOKENS = 64
 
 
-async def served(engine: Engine, chats: Sequence[Chat], tokens: int = TOKENS) -> float:
-    """All chats at once through an engine that runs in this process."""
+async def served(engine: Engine, chats: Sequence[Chat], tokens: int = TOKENS, repeats: int = 1) -> float:
+    """All chats at once through an engine that runs in this process, `repeats` times one after the other."""
 
     async def one(chat: Chat) -> int:
         return sum([piece.token_count async for piece in engine.submit(Request(chat, tokens))])
 
     started = process_time()
-    written = sum(await asyncio.gather(*map(one, chats)))
+    written = sum([sum(await asyncio.gather(*map(one, chats))) for _ in range(repeats)])
     return written / (process_time() - started)
 
 

@@ -17,7 +17,7 @@ from ..engines import throughput
 from ..engines.choose import open_engine
 from . import figures, rivals, servers
 
-REPEATS = 4  # of a burst on the fast engine, whose CPU time would be too short to read
+REPEATS = 4  # bursts on the fast engine, one after the other: the CPU time of one would be too short to read
 NAMES = {
     "fast": "the engine fast in process",
     "naive": "generate in process, one after the other",
@@ -67,7 +67,7 @@ def engines(args: Any) -> dict:
             if name == "naive":
                 return throughput.naive(loaded, chats[kind], args.tokens)
             if name == "fast":
-                return asyncio.run(throughput.served(engine, chats[kind] * REPEATS, args.tokens))
+                return asyncio.run(throughput.served(engine, chats[kind], args.tokens, REPEATS))
             repeats = REPEATS if name == "http_fast" else 1
             return rivals.efficiency(running[name], chats[kind], args.tokens, count, loaded, repeats)
 
