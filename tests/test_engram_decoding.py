@@ -18,10 +18,9 @@ CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 TEXT = "Q: Who paints the red door?\nA: Marlene paints it, and nobody else paints the red door."
 KINDS = {
     "guard": CONFIG,
-    "no guard": replace(CONFIG, guard=False),
     "convolution": replace(CONFIG, convolution=True),
     "no gate": replace(CONFIG, layers=(2,), gate="off"),
-    "unigrams": replace(CONFIG, orders=(1,), gate="sigmoid"),
+    "unigrams": replace(CONFIG, orders=(1,), gate="sigmoid", guard=False),
 }
 
 
@@ -105,6 +104,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("attached", ["guard", "convolution", "unigrams"], indirect=True)  # past: tokens, values, none
 def test_generation_is_the_same_with_and_without_a_cache(loaded, attached, ids, mode):
     prompt = torch.cat([torch.nn.functional.pad(ids[:, :12], (2, 0), value=1), ids[:, 3:17]])
     mask = (torch.arange(14) >= torch.tensor([[2], [0]])).long()
