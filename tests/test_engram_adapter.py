@@ -13,6 +13,7 @@ from shared import models
 from shared.errors import UserError
 
 adapter = import_module("sprints.04_engram.code.engram.adapter")
+hashing = import_module("sprints.04_engram.code.engram.hashing")
 editing = import_module("sprints.04_engram.code.engram.editing")
 memory = import_module("sprints.04_engram.code.engram.memory")
 storage = import_module("sprints.04_engram.code.engram.storage")
@@ -161,7 +162,7 @@ def test_damaged_files_are_refused_in_one_line_and_the_model_stays_bare(loaded, 
         adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, tmp_path / "nowhere")
 
 
-def test_another_tokenizer_or_width_is_refused(loaded, attach, tmp_path):
+def test_another_tokenizer_or_width_is_refused(loaded, attach, tmp_path, monkeypatch):
     found = attach()
     found.save(tmp_path / "memory")
     found.detach()
@@ -169,6 +170,10 @@ def test_another_tokenizer_or_width_is_refused(loaded, attach, tmp_path):
     other.add_tokens(["brandnew"])
     with pytest.raises(UserError, match="another tokenizer"):
         adapter.EngramAdapter.load(loaded.model, other, tmp_path / "memory")
+    with monkeypatch.context() as patch:  # the tables of another Unicode: the same tokens, other classes
+        patch.setattr(hashing, "normalised", lambda text: text)
+        with pytest.raises(UserError, match="another tokenizer"):
+            adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, tmp_path / "memory")
     about = json.loads((tmp_path / "memory" / "engram.json").read_text())
     (tmp_path / "memory" / "engram.json").write_text(json.dumps(about | {"hidden_size": 128}))
     with pytest.raises(UserError):
@@ -176,6 +181,17 @@ def test_another_tokenizer_or_width_is_refused(loaded, attach, tmp_path):
     narrow = memory.EngramMemory(CONFIG, found.memory.vocabulary, 128)
     with pytest.raises(UserError, match="for models of width 128, not 256"):
         adapter.EngramAdapter(loaded.model, loaded.tokenizer, CONFIG, narrow)
+
+
+def test_a_deep_copy_takes_its_memory_along(loaded, attach):
+    found = attach()
+    ids = torch.tensor([loaded.tokenizer(FACTS[0])["input_ids"]])
+    with torch.no_grad():
+        known = loaded.model(input_ids=ids).logits
+        copied = copy.deepcopy(loaded.model)
+        with found.disabled():
+            bare = loaded.model(input_ids=ids).logits
+        assert torch.equal(copied(input_ids=ids).logits, known) and not torch.equal(bare, known)
 
 
 def test_inspect_tells_the_known_orders_and_gates(loaded, attach):

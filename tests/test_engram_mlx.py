@@ -145,6 +145,8 @@ def test_bad_input_is_one_line_and_changes_nothing(on_mlx, rows, tmp_path):
     (source / convert.MLX_CONFIG).write_text(json.dumps({"fine_tune_type": "dora", "lora_parameters": shape}))
     with pytest.raises(UserError, match="no plain LoRA"):
         convert.to_peft(source, tmp_path / "peft")
+    with pytest.raises(UserError, match="would be lost"):
+        convert.to_peft(source, source)
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")

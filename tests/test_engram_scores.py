@@ -113,6 +113,15 @@ def test_interval_over_units_and_seeds():
     assert low < 1 - column.mean() < high
 
 
+def test_interval_where_some_seeds_did_not_ask_some_units():
+    matrix = (np.random.default_rng(2).random((200, 5)) < 0.7).astype(float)
+    assert significance.interval_of_present(matrix) == pytest.approx(significance.interval((1, matrix)))
+    alike = np.repeat((np.arange(40) % 2).astype(float)[:, None], 5, 1)  # a unit is always right or always wrong
+    alike[::3, 0] = np.nan
+    low, high = significance.interval_of_present(alike)
+    assert high - low > 0.25, "40 units, not 200 answers"
+
+
 def test_units_tests_and_corrections():
     values = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     assert significance.per_unit(["b", "a", "b"], values).tolist() == [[1, 0.5], [0, 0]]

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class EngramAdapter:
             decoder.register_forward_hook(self._after, with_kwargs=True),
         ]
         for index, layer in enumerate(config.layers):
-            hook = lambda module, args, kwargs, index=index: self._add(index, args, kwargs)  # noqa: E731
+            hook = partial(self._add, index)  # of a bound method: a deep copy of the model takes its adapter along
             self._handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
         decoder.engram_adapter = self._handles
 
@@ -214,7 +215,7 @@ class EngramAdapter:
         tokens = [-1] * (reach - len(tokens)) + tokens[-reach:]
         return Call(ids, step=self.memory.step(tokens), token=None if past is None else token)
 
-    def _add(self, index: int, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def _add(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """A chosen layer starts: add the memory to its hidden states (B, T, hidden)."""
         call = self._call
         if call is None or (call.found is None and call.step is None and call.values is None):

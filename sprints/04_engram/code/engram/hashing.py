@@ -37,7 +37,7 @@ class Vocabulary:
 
     classes: tuple[int, ...]  # of each token id
     dead: int  # the number of classes, one above the largest
-    fingerprint: str  # sha256 of the tokens in the order of their ids
+    fingerprint: str  # sha256 of the tokens in the order of their ids and of their classes, which Unicode's tables decide too
 
     @classmethod
     def of(cls, tokenizer: Any, compress: bool) -> "Vocabulary":
@@ -55,7 +55,7 @@ class Vocabulary:
                 keys.append(("text", normalised(text) or text))
         numbers: dict[tuple, int] = {}
         classes = tuple(numbers.setdefault(key, len(numbers)) for key in keys)
-        digest = hashlib.sha256("\0".join(map(str, tokens)).encode())
+        digest = hashlib.sha256("\0".join(map(str, [*tokens, *classes])).encode())
         return cls(classes, len(numbers), digest.hexdigest())
 
 

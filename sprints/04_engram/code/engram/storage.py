@@ -1,8 +1,6 @@
 """A memory on disk: `engram.safetensors` with its tensors and `engram.json` with what they mean."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shared.errors import UserError
+from shared.report import replaced
 
 from .hashing import Vocabulary
 from .memory import EngramConfig, EngramMemory
@@ -25,20 +24,11 @@ def save(memory: EngramMemory, folder: Path) -> None:
         raise UserError("a mapped memory is read-only: copy its folder, or load it without mapped=True")
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise UserError(f"{folder} holds something else than an Engram memory: choose another folder")
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     about = {"format": FORMAT, "config": asdict(memory.config), "hidden_size": memory.hidden_size}
     about |= {"packs": memory.packs, "tokenizer": memory.vocabulary.fingerprint}
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with replaced(folder) as part:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in memory.state_dict().items()}, part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: Path, tokenizer: Any, mapped: bool = False) -> EngramMemory:

@@ -1,6 +1,7 @@
-"""What each part of the guarded memory is worth: one change at a time, the same budget, rows, steps and rate.
+"""What each part of the guarded memory is worth: one change at a time, the same budget, rows and steps.
 
-Called by evaluate.py. Half of the steps of the comparison: what is learned to the end shows no difference.
+Called by evaluate.py. Every variant has a learning rate of its own, chosen on the dev patterns: at one rate for all, most of what
+is seen is how far that rate is from a variant's best. Half of the comparison's steps: after all of them most variants know it all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,14 @@ import numpy as np
 
 from shared import runlog
 
+from ..patterns import Group
 from ..teaching.training import Recipe
-from . import figures_bench, regimes, significance
+from . import comparison, figures_bench, regimes, significance
 from .jobs import Job, run_jobs
 
 SEEDS = 3
+RATES = (1e-3, 3e-3, 1e-2)  # of every variant at first
+BEYOND = {1e-3: (3e-4,), 1e-2: (3e-2,)}  # what a grid grows by when its best rate is at an edge
 MEASURES = {
     "recall": "exact match, S1 and S2",
     "perplexity": "perplexity of unrelated text / base",
@@ -57,14 +61,35 @@ SMOKE = ("default", "no_guard", "convolution")
 QUICK = ("default", "no_guard", "orders_2_3", "layer_3")
 
 
-def jobs(args: Any, recipe: Recipe, variant: Variant) -> list[Job]:
-    """One per seed. The budget stays: fewer heads or orders have more rows."""
-    found = []
-    for seed in args.seeds[: 1 if args.quick or args.smoke else SEEDS]:
-        engram = replace(recipe.engram, **variant.changes)
-        changed = replace(recipe, steps=max(1, recipe.steps // 2), engram=engram, seed=seed)
-        found.append(Job(f"{variant.key} {seed}", regimes.variant, {"recipe": asdict(changed), "toy": args.smoke}))
-    return found
+def job(args: Any, recipe: Recipe, variant: Variant, rate: float, seed: int, group: Group) -> Job:
+    engram = replace(recipe.engram, **variant.changes)
+    changed = replace(recipe, rate=rate, steps=steps(recipe), engram=engram, seed=seed)
+    arguments = {"recipe": asdict(changed), "group": group, "toy": args.smoke}
+    return Job(f"{variant.key} {rate:g} {group} {seed}", regimes.variant, arguments)
+
+
+def steps(recipe: Recipe) -> int:
+    return max(1, recipe.steps // 2)
+
+
+def rates(args: Any, recipe: Recipe, variants: Sequence[Variant]) -> dict[str, float]:
+    """The rate of every variant: the best on the dev patterns; a grid whose best is at an edge grows once."""
+    found: dict[str, dict[float, float]] = {variant.key: {} for variant in variants}
+    if args.smoke or args.quick:
+        return {key: recipe.rate for key in found}
+    grids = {key: RATES for key in found}
+    for _ in range(2):
+        wanted = {
+            (variant.key, rate): job(args, recipe, variant, rate, comparison.TUNING_SEEDS[0], "dev")
+            for variant in variants
+            for rate in grids[variant.key]
+        }
+        done = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "rates of the variants")
+        for (key, rate), one in wanted.items():
+            found[key][rate] = float(recall([done[one.name]]).mean())
+        best = {key: max(of_rates, key=of_rates.__getitem__) for key, of_rates in found.items()}
+        grids = {key: BEYOND.get(rate, ()) for key, rate in best.items()}
+    return best
 
 
 def run(args: Any, recipe: Recipe) -> dict:
@@ -73,18 +98,21 @@ def run(args: Any, recipe: Recipe) -> dict:
     variants = [variant for variant in VARIANTS if variant.key in keys]
     setup = {
         "variants": "one change each to the guarded memory; trainable parameters, rows and batches stay the same",
-        "training": f"{max(1, recipe.steps // 2)} updates of {recipe.batch} rows, half of the comparison's, at its rate for "
-        f"the default ({recipe.rate:g}); variants are not tuned on their own",
+        "training": f"{steps(recipe)} updates of {recipe.batch} rows, half of the comparison's; the rate of every variant is the "
+        "best of three on the dev patterns, of four where the best was at an edge",
         "measured": "test patterns under trained and unseen lead-ins (S1, S2), which chose no rate; the unrelated text",
     }
     title, objective = "Ablations", "Which parts of the memory matter?"
     seeds = args.seeds[: 1 if args.quick or args.smoke else SEEDS]
     with runlog.Run(args, __file__, "ablations", title=title, objective=objective, setup=setup, seeds=seeds) as recorded:
-        wanted = {variant.key: jobs(args, recipe, variant) for variant in variants}
+        chosen = rates(args, recipe, variants)
+        wanted = {one.key: [job(args, recipe, one, chosen[one.key], seed, "test") for seed in seeds] for one in variants}
         done = run_jobs([one for group in wanted.values() for one in group], args.jobs_folder(), args.processes, "ablations")
         found = {key: [done[one.name] for one in group] for key, group in wanted.items()}
         for variant in variants:
             record(recorded, variant, found[variant.key])
+            meaning = f"learning rate chosen on the dev patterns: {variant.says}"
+            recorded.metric(f"ablation_rate_{variant.key}", chosen[variant.key], meaning=meaning)
         for variant in variants[1:]:
             compare(recorded, variant, found)
         tell(recorded, variants)
@@ -136,7 +164,7 @@ def tell(run: runlog.Run, variants: Sequence[Variant]) -> None:
     with runlog.style() as plt:
         figure = figures_bench.ablations(plt, rows, MEASURES)
         shows = "Recall, perplexity of unrelated text and bit-equal positions of each variant, with intervals; orange: the default."
-        run.figure(figure, "ablations", shows=shows, matters="One change each at the same budget; the rate is the default's.")
+        run.figure(figure, "ablations", shows=shows, matters="One change each at the same budget, at the best rate of each.")
     apart = [one for one in run.report["comparisons"] if one["ci95"][0] * one["ci95"][1] > 0]
     apart.sort(key=lambda one: one["difference"])
     said = ", ".join(f"{one['a']} ({100 * one['difference']:+.1f} points)" for one in apart) or "none"

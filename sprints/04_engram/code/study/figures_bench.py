@@ -1,5 +1,6 @@
 """The figures of capacity, ablations and bench; each takes pyplot and returns a figure."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,10 @@ def ablations(plt: Any, rows: Sequence[tuple[str, Mapping[str, dict]]], titles: 
             axes.plot([low, high], [place, place], color="0.6")
             axes.plot(metric["mean"], place, "o", color="C1" if place == 0 else "C0")
         axes.axvline(rows[0][1][measure]["mean"], color="C1", linewidth=1, linestyle=":")
-        axes.set(xlabel=title)
+        axes.set_xlabel(textwrap.fill(title, 24))
     panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
     panels[0].invert_yaxis()
-    figure.tight_layout()
+    figure.tight_layout(w_pad=2)
     return figure
 
 

@@ -208,7 +208,14 @@ def claims(run: runlog.Run, found: Outcomes) -> None:
 
 
 def observe(run: runlog.Run, found: Outcomes, tuning: Mapping[str, Tuning]) -> None:
-    """What was seen beside the planned, and the answer in one sentence."""
+    """What it cost, what was seen beside the planned, and the answer in one sentence."""
+    fits = [one for of_rates in tuning.values() for results in of_rates.values() for one in results]
+    fits += [one for key, results in found.results.items() if f"rate_{key}" in run.report["metrics"] for one in results]
+    minutes, meaning = (
+        sum(one["seconds"] for one in fits) / 60,
+        f"training of all {len(fits)} fits, rates included, one thread each",
+    )
+    run.metric("comparison_fit_minutes", minutes, unit="min", higher_is_better=False, meaning=meaning)
     metrics = run.report["metrics"]
     mean = {key: metric["mean"] for key, metric in metrics.items()}
     rates = ", ".join(f"{LABELS[key]} {mean[f'rate_{key}']:g} (of {len(of_rates)})" for key, of_rates in tuning.items())

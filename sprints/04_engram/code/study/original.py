@@ -57,25 +57,33 @@ def run(args: Any, recipe: Recipe) -> dict:
     return recorded.report
 
 
+def outcomes(results: Sequence[dict[str, Any]], right: Sequence[Sequence[bool]], what: str = "test") -> np.ndarray:
+    """(patterns, seeds) right or wrong, NaN where a seed's split does not ask a pattern."""
+    asked = [dict(zip(one["patterns"][what], of_seed, strict=True)) for one, of_seed in zip(results, right, strict=True)]
+    return np.array([[of_seed.get(name, np.nan) for of_seed in asked] for name in sorted(set().union(*asked))], dtype=float)
+
+
 def rows(results: Sequence[dict[str, Any]], when: str, what: str = "test") -> np.ndarray:
-    """(rows, seeds) right or wrong; the splits differ between seeds, so the rows do."""
-    return np.array([one[when][what] for one in results], dtype=float).T
+    return outcomes(results, [one[when][what] for one in results], what)
 
 
 def record(run: runlog.Run, found: dict[str, list[dict[str, Any]]]) -> None:
     up: dict[str, Any] = {"unit": "fraction", "higher_is_better": True}
 
     def share(key: str, matrix: np.ndarray, meaning: str) -> None:
-        low, high = significance.interval((1, matrix))
-        mean = float(matrix.mean())
-        run.metric(key, matrix.mean(0), **up, meaning=meaning, interval=(min(low, mean), max(high, mean)))
+        low, high = significance.interval_of_present(matrix)
+        values = np.nanmean(matrix, 0)
+        mean = float(values.mean())
+        run.metric(
+            key, values, **up, meaning=f"{meaning}; interval over patterns and seeds", interval=(min(low, mean), max(high, mean))
+        )
 
     tuned, theirs = found["tuned"], found["original_settings"]
     kind = "by the original's rule and split"
     share("original_protocol_accuracy_base", rows(tuned, "base"), f"accuracy {kind}, the base")
     share("original_protocol_accuracy_tuned", rows(tuned, "tuned"), f"accuracy {kind}, LoRA as in the comparison")
     share("original_settings_accuracy_tuned", rows(theirs, "tuned"), f"accuracy {kind}, LoRA with the original's settings")
-    exact = np.array([one["exact"] for one in tuned], dtype=float).T
+    exact = outcomes(tuned, [one["exact"] for one in tuned])
     share("original_exact_tuned", exact, "the same answers (LoRA as in the comparison), equal to the completion")
     unseen = "by the original's rule on patterns outside of its 131"
     share("original_unseen_accuracy_base", rows(tuned, "base", "unseen"), f"accuracy {unseen}, the base")

@@ -10,7 +10,7 @@ import numpy as np
 
 from shared import models
 
-from ..patterns import Row, load, original_rows, private_facts, retention_text
+from ..patterns import Group, Row, load, original_rows, private_facts, retention_text
 from ..teaching.training import Encoded, Tuned, encode, fit
 from . import scores
 from .trial import TOY, recipe_of, subset
@@ -32,12 +32,12 @@ def facts(recipe: dict[str, Any], count: int) -> dict[str, Any]:
     return {"hits": int(found.exact.sum()), "nll": float(found.nll.mean())} | _kept(tuned, unrelated) | _cost(tuned)
 
 
-def variant(recipe: dict[str, Any], toy: bool = False) -> dict[str, Any]:
-    """Teach the patterns, and measure exact match per row of the test patterns (S1, S2) and what is left of the base."""
+def variant(recipe: dict[str, Any], group: Group, toy: bool = False) -> dict[str, Any]:
+    """Teach the patterns, and measure exact match per row of a group's patterns (S1, S2) and what is left of the base."""
     loaded, patterns = models.load("pocket", "cpu"), subset(load()) if toy else load()
     unrelated = _unrelated(loaded)
     tuned = fit(loaded, recipe_of(recipe), _encode(loaded, patterns.training_rows()))
-    asked = [*patterns.rows("S1", "test"), *patterns.rows("S2", "test")]
+    asked = [*patterns.rows("S1", group), *patterns.rows("S2", group)]
     right = scores.exact_match(tuned.model, _encode(loaded, asked))
     return {"patterns": [row.pattern for row in asked], "exact": right.tolist()} | _kept(tuned, unrelated) | _cost(tuned)
 
@@ -66,6 +66,7 @@ def original(recipe: dict[str, Any], whole_text: bool, toy: bool = False) -> dic
     return {
         "base": {name: begins(rows, before[name]) for name, rows in asked.items()},
         "tuned": {name: begins(rows, after[name]) for name, rows in asked.items()},
+        "patterns": {name: [row.pattern for row in rows] for name, rows in asked.items()},
         "exact": [answer == row.completion.strip() for row, answer in zip(test, after["test"], strict=True)],
         "losses": losses,
         "same": float(np.mean([len(set(answers)) == 1 for answers in zip(*again, strict=True)])),

@@ -32,6 +32,15 @@ def interval(*terms: tuple[float, np.ndarray], draws: int = DRAWS) -> tuple[floa
     return float(low), float(high)
 
 
+def interval_of_present(matrix: np.ndarray, draws: int = DRAWS) -> tuple[float, float]:
+    """The same for the mean of a matrix (units, seeds) in which some seeds did not ask some units (NaN)."""
+    there = ~np.isnan(matrix)
+    units, seeds = _shares(len(matrix), draws), _shares(matrix.shape[1], draws)
+    sums, counts = (((units @ part) * seeds).sum(1) for part in (np.nan_to_num(matrix), there.astype(float)))
+    low, high = np.quantile(sums / counts, (0.025, 0.975))
+    return float(low), float(high)
+
+
 @cache
 def _shares(count: int, draws: int) -> np.ndarray:
     """(draws, count): how often each of `count` is drawn when as many are drawn with replacement, as a share."""

@@ -6,8 +6,6 @@ mlx-lm holds A as (in, rank) and B as (rank, out), PEFT their transposes; the sc
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from shared.errors import UserError
+from shared.report import replaced
 
-from .lora import CONFIG, WEIGHTS
+from .lora import CONFIG, WEIGHTS, refuse_foreign
 
 MLX_WEIGHTS, MLX_CONFIG = "adapters.safetensors", "adapter_config.json"
 
@@ -27,8 +26,9 @@ def to_peft(source: Path, target: Path) -> None:
     """Write the adapter in `source` to `target` in PEFT's format. Raises UserError for anything but a plain LoRA of mlx-lm."""
     if missing := [name for name in (MLX_WEIGHTS, MLX_CONFIG) if not (source / name).is_file()]:
         raise UserError(f"{source} is no adapter of mlx-lm, it has no {missing[0]}: train one with --backend mlx")
-    if target.exists() and not (target / CONFIG).is_file():
-        raise UserError(f"{target} holds something else than an adapter: choose another folder")
+    if (target / MLX_WEIGHTS).exists():
+        raise UserError(f"{target} holds an adapter of mlx-lm, which would be lost: choose another folder")
+    refuse_foreign(target, CONFIG)
     try:
         about = json.loads((source / MLX_CONFIG).read_text(encoding="utf-8"))
         shape = about["lora_parameters"]
@@ -45,16 +45,9 @@ def to_peft(source: Path, target: Path) -> None:
     names = sorted({name.removesuffix(".lora_a").rsplit(".", 1)[-1] for name in held if name.endswith(".lora_a")})
     config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
     config |= {"r": rank, "lora_alpha": scale * rank, "lora_dropout": dropout, "target_modules": names}
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with replaced(target) as part:
         save_file(tensors, part / WEIGHTS, {"format": "pt"})
         (part / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(source: tyro.conf.Positional[Path], target: tyro.conf.Positional[Path], /) -> None:

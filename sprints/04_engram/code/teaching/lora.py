@@ -3,8 +3,6 @@
 Hu et al. 2021, arXiv 2106.09685; all linear layers and the scale of 2 as in Dettmers et al. 2023, arXiv 2305.14314.
 """
 
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from shared.errors import UserError
+from shared.report import replaced
 
 SCALE = 2.0  # in front of B A
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -54,18 +53,19 @@ def detach(adapted: Any) -> Any:
 
 
 def save(adapted: Any, folder: Path) -> None:
-    """Write the adapter beside `folder`, then move it there: half of one is never seen."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    """Write the adapter to `folder`, replacing an adapter there. Raises UserError for a folder that holds something else."""
+    refuse_foreign(folder, CONFIG)
+    with replaced(folder) as part:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the base's card, which a local folder has not
             adapted.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # an empty form of peft's
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, config: str) -> None:
+    """Raises UserError where `folder` is there and holds no adapter, which has a file `config`."""
+    if folder.exists() and not (folder.is_dir() and ((folder / config).is_file() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} holds something else than an adapter: choose another folder")
 
 
 def load(model: Any, folder: Path) -> Any:

@@ -6,8 +6,6 @@ save(tuned.model, folder)  # the format of mlx-lm; convert.to_peft makes it one 
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,9 +24,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, remove_lora_layers
 
 from shared.errors import UserError
 from shared.models import LoadedModel
+from shared.report import replaced
 
 from .convert import MLX_CONFIG, MLX_WEIGHTS
-from .lora import SCALE
+from .lora import SCALE, refuse_foreign
 from .training import CLIP, Encoded, Recipe, batches, random_labels, schedule
 
 
@@ -115,16 +114,10 @@ def save(model: Any, folder: Path) -> None:
         raise UserError("this model has no LoRA adapter that could be saved: train one (`make engram-train`)")
     shape = {"rank": layer.lora_a.shape[1], "scale": layer.scale, "dropout": 0.0, "keys": _keys(model)}
     config = {"fine_tune_type": "lora", "num_layers": len(model.layers), "lora_parameters": shape}
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    refuse_foreign(folder, MLX_CONFIG)
+    with replaced(folder) as part:
         mx.save_safetensors(str(part / MLX_WEIGHTS), dict(weights))
         (part / MLX_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _keys(model: Any) -> list[str]:
