@@ -59,7 +59,9 @@ def events(text):
 
 
 def begin(client, **body):
-    answer = client.post("/stories", json=body or {"scenario_id": "two-kites"})
+    """A story that the model writes."""
+    settings = {"authored": False} | body.pop("settings", {})
+    answer = client.post("/stories", json=(body or {"scenario_id": "two-kites"}) | {"settings": settings})
     assert answer.status_code == 201, answer.text
     return answer.json()
 

@@ -19,7 +19,7 @@ ASKED = Request([{"role": "user", "content": "It rains.\n> Open the door"}], max
 
 
 class Scripted:
-    """An engine that writes what it is told, a few letters at a time; prefixed requests get `line`."""
+    """An engine that writes what it is told, a few letters at a time; prefixed requests get `line`, or one of it each."""
 
     name = model_version = "scripted"
 
@@ -28,9 +28,10 @@ class Scripted:
 
     async def submit(self, request):
         self.asked.append(request)
-        if isinstance(self.line, Exception) and request.prefix:
-            raise self.line
-        text = self.line if request.prefix else self.text
+        line = self.line.pop(0) if isinstance(self.line, list) and request.prefix else self.line
+        if isinstance(line, Exception) and request.prefix:
+            raise line
+        text = line if request.prefix else self.text
         for at in range(0, len(text), self.size):
             yield Piece(text[at : at + self.size], 1)
         yield Piece("", 0, "stop" if request.prefix else self.finish)
@@ -115,13 +116,25 @@ def test_a_scene_that_was_cut_off_trails_away():
 
 
 def test_the_last_sentence_of_a_story_is_written_to_its_end():
-    engine = Scripted("You open the door and", line=" walk out. The rain", finish="length")
+    engine = Scripted("You open the door and", line=[" walk out. The rain", ""], finish="length")
     assert written(engine, ending=True) == storytext.Draft("You open the door and walk out.", (), True)
     assert engine.asked[1].prefix == "You open the door and" and engine.asked[1].messages == ASKED.messages
     for line in (" walk on and on", base.UpstreamDown("gone")):
         assert written(Scripted("You open the door and", line, "length"), ending=True).scene == "You open the door and..."
-    whole = Scripted("Home at last.", finish="length")
-    assert written(whole, ending=True).scene == "Home at last." and len(whole.asked) == 1
+
+
+def test_a_story_that_has_to_end_is_closed():
+    engine = Scripted("It rains.\n\n> Run\n> Hide", line=" Mr. Fox keeps the lamp. You")
+    draft = written(engine, ending=True)
+    assert storytext.render(draft) == "It rains. In the end, Mr. Fox keeps the lamp.\n\nThe end."
+    assert engine.asked[1].prefix == "It rains. In the end," and engine.asked[1].messages == [
+        {"role": "user", "content": "> Open the door"}
+    ]
+    by_itself = Scripted("Home at last.\n\nThe end.", line=" no.")
+    assert written(by_itself, ending=True).scene == "Home at last." and len(by_itself.asked) == 1
+    for line in (" on and on", " .", base.UpstreamDown("gone")):
+        assert written(Scripted("It rains.", line), ending=True) == storytext.Draft("It rains.", (), True)
+    assert written(Scripted("You go\n> Run", " it is over!"), ending=True).scene == "You go... In the end, it is over!"
 
 
 def test_rerolled_choices_are_new():

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from ..engines import choices as writing
@@ -192,11 +193,13 @@ class Generations:
         return node
 
     async def stop(self, node_id: str) -> None:
-        """Stop a job and wait for its end."""
+        """Stop a job and wait for its end; a node without one ends as it is in the store."""
         if job := self.jobs.get(node_id):
             job.stop("cancelled")
             if job.task:
                 await asyncio.wait([job.task])
+        elif (node := await asyncio.to_thread(self.store.node, node_id)).status in RUNNING:
+            await asyncio.to_thread(self.store.give_up, node, writing.deck, "cancelled")
 
     async def drain(self) -> None:
         """Let nobody in any more; what is not written in time is stopped and kept as it is."""
@@ -207,6 +210,11 @@ class Generations:
             for job in self.jobs.values():
                 job.stop("shutdown")
             await asyncio.wait(tasks)
+
+    def _lost(self, node: Node) -> bool:
+        """Whether nobody writes a node of the store any more: no scene takes so long."""
+        age = datetime.now(UTC) - datetime.fromisoformat(node.created)
+        return age.total_seconds() > self.limits.deadline + self.limits.grace
 
     def _running(self) -> list[asyncio.Task]:
         return [job.task for job in self.jobs.values() if job.task and not job.task.done()]
@@ -231,9 +239,11 @@ class Generations:
             finally:
                 job.readers -= 1
         node = await asyncio.to_thread(self.store.node, node_id)
-        while node.status in RUNNING:  # another server writes it
+        while node.status in RUNNING:  # another server writes it, or did so until it died
             yield ": heartbeat\n\n"
             await asyncio.sleep(FLUSH)
+            if self._lost(node):
+                await asyncio.to_thread(self.store.give_up, node, writing.deck)
             node = await asyncio.to_thread(self.store.node, node_id)
         if len(node.text) > at:
             yield _event("token", {"i": at, "t": node.text[at:]}, len(node.text))
@@ -246,7 +256,7 @@ def closing(node: Node) -> list[str]:
     length, choices = len(node.text), [ChoiceOut.model_validate(choice).model_dump() for choice in node.choices]
     events = [_event("scene", {"text": node.text}, length), _event("choices", choices, length)]
     if node.status == "done":
-        names = ("finish", "ending", "tokens", "ttft_ms", "ms", "model_version")
+        names = ("finish", "ending", "actor", "tokens", "ttft_ms", "ms", "model_version")
         return [*events, _event("done", {"node_id": node.id} | {name: getattr(node, name) for name in names}, length)]
     code, message = WHY.get(node.finish or "", WHY["error"])
     return [*events, _event("error", {"code": code, "message": message}, length)]

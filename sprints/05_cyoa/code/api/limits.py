@@ -54,9 +54,9 @@ class Clients:
         allowance, then = self._allowance.get(client, (float(self.burst), monotonic()))
         allowance = min(self.burst, allowance + (monotonic() - then) * self.rate)
         if self._running.get(client, 0) >= self.parallel:
-            raise ApiError(429, f"{self.parallel} of your scenes are being written: wait for one")
+            raise ApiError(429, f"wait for one of your {self.parallel} scenes that are being written")
         if allowance < 1:
-            raise ApiError(429, "too many turns in a short time", retry_after=(1 - allowance) / self.rate)
+            raise ApiError(429, "too many turns in a short time, wait a moment", retry_after=(1 - allowance) / self.rate)
         if len(self._allowance) > 10_000:  # forget those who have their whole allowance again
             full = monotonic() - self.burst / self.rate
             self._allowance = {name: value for name, value in self._allowance.items() if value[1] > full}

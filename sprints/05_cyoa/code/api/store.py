@@ -67,10 +67,11 @@ class Store(Database):
             session.refresh(story)
         return story
 
-    def stories(self, limit: int) -> list[Story]:
-        """The newest first."""
+    def stories(self, limit: int, offset: int = 0, deleted: bool = False) -> list[Story]:
+        """The newest first; with `deleted` those that were put away instead."""
+        shown = Story.deleted_at.is_not(None) if deleted else Story.deleted_at.is_(None)
         with self.session() as session:
-            query = select(Story).where(Story.deleted_at.is_(None)).order_by(Story.updated.desc()).limit(limit)
+            query = select(Story).where(shown).order_by(Story.updated.desc(), Story.id).limit(limit).offset(offset)
             return list(session.scalars(query))
 
     def story(self, story_id: str, deleted: bool = False) -> Story:
@@ -136,8 +137,9 @@ class Store(Database):
             parent = _node(session, parent_id) if parent_id else None
             if parent and parent.story_id != story_id:
                 raise ApiError(404, "there is no such node in this story")
-            if parent and (parent.status in RUNNING or not parent.text or parent.ending):
-                state = "is an ending" if parent.ending else "is still being written" if parent.status in RUNNING else "has no text"
+            over = bool(parent and parent.ending and parent.actor != "author")  # past an author's ending the model may go on
+            if parent and (parent.status in RUNNING or not parent.text or over):
+                state = "is an ending" if over else "is still being written" if parent.status in RUNNING else "has no text"
                 raise ApiError(409, f"the node {state}: nothing can follow it")
             if story.node_count >= NODES_PER_STORY:
                 raise ApiError(409, f"a story has at most {NODES_PER_STORY} nodes: export it and start another")
@@ -191,12 +193,17 @@ class Store(Database):
         one offers. Returns how many."""
         old = (datetime.now(UTC) - FORGOTTEN).isoformat(timespec="milliseconds")
         with self.session() as session:
-            query = select(Node, Story.genre).join(Story, Node.story_id == Story.id).where(Node.status.in_(RUNNING))
-            found = list(session.execute(query.where(or_(Node.owner == self.owner, Node.created < old))))
-        for node, genre in found:
-            status = "partial" if node.text else "failed"
-            self.write(node.id, choices(genre) if node.text else (), "deck", status=status, finish="interrupted")
+            query = select(Node).where(Node.status.in_(RUNNING), or_(Node.owner == self.owner, Node.created < old))
+            found = list(session.scalars(query))
+        for node in found:
+            self.give_up(node, choices)
         return len(found)
+
+    def give_up(self, node: Node, choices: Any, finish: str = "interrupted") -> None:
+        """End a node that nobody writes any more, or that another server shall write no more: its text stays."""
+        status = "cancelled" if finish == "cancelled" else "partial" if node.text else "failed"
+        offered = choices(self.story(node.story_id, deleted=True).genre) if node.text else ()
+        self.write(node.id, offered, "deck", status=status, finish=finish)
 
     # -- lore ------------------------------------------------------------------------------------------------------------------
 

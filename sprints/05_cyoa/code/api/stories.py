@@ -12,8 +12,9 @@ from fastapi.responses import StreamingResponse
 from shared.errors import UserError
 
 from ..exports.formats import export, import_story
-from ..scenarios import Person, Scenario
+from ..scenarios import Person, Scenario, Scene
 from . import shapes
+from .authored import next_scene
 from .database import AlreadyMadeError, Key
 from .document import Page, StoryDocument
 from .errors import ApiError
@@ -94,8 +95,13 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
         return await thread(lambda: started(store.story(str(made))))
 
     @router.get("/stories")
-    def stories(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> shapes.Stories:
-        return shapes.Stories(stories=[StoryOut.model_validate(story) for story in store.stories(limit)])
+    def stories(
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+        deleted: bool = False,
+    ) -> shapes.Stories:
+        """The newest first; with `deleted` those that were put away."""
+        return shapes.Stories(stories=[StoryOut.model_validate(story) for story in store.stories(limit, offset, deleted)])
 
     @router.get("/stories/{story_id}")
     def story(story_id: UUID) -> StoryOut:
@@ -140,11 +146,13 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
     async def take_turn(
         request: Request, response: Response, story_id: UUID, new: shapes.NewNode, idempotency_key: IdempotencyKey = None
     ) -> Any:
-        """Take a turn: the answer says where its stream is, or with `Accept: text/event-stream` is the stream."""
+        """Take a turn: the answer says where its stream is, or with `Accept: text/event-stream` is the stream.
+
+        An author's choice leads to the author's next scene, which is whole at once; the model writes every other."""
         key = await _key(request, idempotency_key)
         made = await thread(store.recall, key)
 
-        def add() -> Node:
+        def add(scene: Scene | None = None) -> Node:
             action = new.text
             if new.choice_id:
                 parent = store.node(str(new.parent_id))
@@ -154,11 +162,21 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
                 action = texts[new.choice_id]
             sampling = new.settings.model_dump(exclude_unset=True) if new.settings else {}
             values = {"kind": new.kind, "action": action, "choice_id": new.choice_id, "seed": new.seed, "sampling": sampling}
-            return store.add_node(str(story_id), new.parent_id, key, **values)
+            if scene is None:
+                return store.add_node(str(story_id), new.parent_id, key, **values)
+            values |= {
+                "actor": "author",
+                "text": scene.text,
+                "ending": scene.ending is not None,
+                "status": "done",
+                "finish": "stop",
+            }
+            return store.add_node(str(story_id), new.parent_id, key, [choice.text for choice in scene.choices], **values)
 
         if made is None:
+            scene = await thread(next_scene, store, by_id, str(story_id), new)
             try:
-                node = await generations.start(_client(request), add)
+                node = await (thread(add, scene) if scene else generations.start(_client(request), add))
             except AlreadyMadeError as error:
                 made = str(error)
         if made is not None:

@@ -5,6 +5,9 @@
 The model writes both in one go. Of its choices the valid ones stay: distinct, with a word in them, of at most 80 letters, and not
 the choice just taken. Are there fewer than two, it is asked for one line at a time behind `>`, and sees for that the new scene
 without the story before it, which would be read anew for every line; what is still missing comes from the deck of the genre.
+
+A scene that has to be the ending is closed: where the model does not come to `The end.` by itself, it writes one sentence more that
+begins `In the end,`.
 """
 
 import re
@@ -25,14 +28,17 @@ DECK = Path(__file__).resolve().parents[2] / "data" / "choice_deck.yaml"
 FEWEST, MOST, LONGEST = 2, 3, 80
 MARKS = ("\n>", f"\n{THE_END}")  # what ends a scene
 LOOP = 48  # letters: a scene that repeats so many is going in circles and is ended
-LAST = 48  # tokens at most to end the last sentence of a story
+LAST = 48  # tokens at most to end the last sentence of a story, and for the one that closes it
+CLOSING = " In the end,"  # how that one begins: no prompt tells the model that the story has to end, but these words do
+STOPS = ".!?\"'"  # what a sentence ends with
+SENTENCE = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr)\.|[^.!?])*[.!?]+[\"']?")
 STILL = "For a moment nothing stirs."  # stands in for a scene without a word
 
 
 async def scene(engine: Engine, request: Request, genre: str, ending: bool = False) -> AsyncGenerator[Piece | Draft, None]:
     """The answer to a prompt of `storytext.messages`: pieces of the scene's text, at last the Draft, whose scene is these pieces
-    joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one, and a sentence that reaches `max_tokens` is still
-    written to its end. Raises EngineError before the scene is whole."""
+    joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one: a sentence that reaches `max_tokens` is still
+    written to its end, and a closing one follows. Raises EngineError before the scene is whole."""
     for again in (0, 1):  # a model may answer without a word; then once more
         writer = _Writer()
         async with aclosing(engine.submit(_reseeded(request, again))) as pieces:
@@ -51,6 +57,9 @@ async def scene(engine: Engine, request: Request, genre: str, ending: bool = Fal
     else:
         yield Piece(STILL, 0)
     written = writer.shown or STILL
+    if ending and not writer.ending and (closing := await _closing(engine, request, written)):
+        yield closing
+        written += closing.text
     if ending or writer.ending:
         yield Draft(written, (), True)
         return
@@ -125,7 +134,7 @@ class _Writer:
     def cut_off(self) -> bool:
         """Whether the scene stops in the middle of a sentence, for want of tokens."""
         text = self.written.rstrip()
-        return self._cut and self._end is None and bool(text) and text[-1] not in ".!?\"'"
+        return self._cut and self._end is None and bool(text) and text[-1] not in STOPS
 
     def _show(self, text: str) -> str:
         new = text.strip()[len(self.shown) :]
@@ -170,9 +179,20 @@ async def _forced(
 async def _last_words(engine: Engine, request: Request, written: str) -> Piece:
     """The end of the sentence in which an ending was cut off; nothing, and cut off still, where that takes too long."""
     line = await _line(engine, _reseeded(replace(request, prefix=written, max_tokens=LAST, stop=("\n",)), 1))
-    if line and (end := re.match(r"[^.!?]*[.!?]+[\"']?", line.text)):
+    if line and (end := SENTENCE.match(line.text)):
         return Piece(end[0], line.token_count, "stop")
     return Piece("", line.token_count if line else 0, "length")
+
+
+async def _closing(engine: Engine, request: Request, written: str) -> Piece | None:
+    """The sentence that closes a story behind its last scene; None where the model finds none."""
+    lead = CLOSING if written[-1] in STOPS else f"...{CLOSING}"
+    asked = replace(request, messages=_short(request), prefix=written + lead, max_tokens=LAST, stop=("\n",))
+    line = await _line(engine, _reseeded(asked, 2))
+    end = SENTENCE.match(line.text) if line else None
+    if not (line and end and re.search(r"[^\W\d_]{2}", end[0])):
+        return None
+    return Piece(f"{lead} {end[0].strip()}", line.token_count, "stop")
 
 
 async def _line(engine: Engine, request: Request) -> Piece | None:

@@ -76,7 +76,16 @@ def book(story: StoryDocument) -> Book:
     beginnings = tuple(Link(f"Beginning {place}" if place else "Begin", numbers[page.id]) for place, page in _counted(starts))
     path = tuple((page.action and line(page.action), numbers[page.id]) for page in story.path() if page.id in numbers)
     about = f"A story of the genre {line(story.genre)}. You are {line(story.hero.name)} ({line(story.hero.pronouns)})."
+    about += f" Written {_writers(story)}."
     return Book(line(story.title) or "Untitled", about, beginnings, tuple(leaves), path)
+
+
+def _writers(story: StoryDocument) -> str:
+    """By whom the scenes were written, in the order in which they first come."""
+    names = {"author": "by hand", "player": "by the player"}
+    written = (page for page in story.pages if line(page.text))
+    found = list(dict.fromkeys(names.get(p.actor) or line(f"by the model {p.model_version or ''}") for p in written))
+    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found or ["by nobody yet"])
 
 
 def _counted(pages: list[Page]) -> list[tuple[int, Page]]:

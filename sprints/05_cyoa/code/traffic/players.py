@@ -49,7 +49,7 @@ class Player:
     def __init__(self, web: httpx2.AsyncClient, scenarios: Sequence[str], number: int, tokens: int, per_address: int = 0):
         """`scenarios` are ids, `tokens` the longest scene with its choices; `per_address` 0 is a new address per story."""
         self._web, self._scenarios, self._number = web, scenarios, number
-        self._settings = {"max_tokens": tokens, "length": None}
+        self._settings = {"max_tokens": tokens, "length": None, "authored": False}  # what is measured is the model
         self._per_address, self._stories = per_address, count()
         self._story, self._node, self._choice, self._left = "", "", "", 0
         self._headers: dict[str, str] = {}

@@ -28,7 +28,7 @@ $("#theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = theme;
   remember.set("theme", theme);
 });
-$("#saves").addEventListener("click", allSaves);
+$("#saves").addEventListener("click", () => allSaves());
 watchSheet();
 addEventListener("hashchange", route);
 route();

@@ -3,6 +3,13 @@
 import { button, el, field, paragraphs } from "./dom.js";
 import { closeSheet, sheet } from "./sheet.js";
 
+/** Who wrote a scene; nothing while that is not known yet. */
+export function byline(node) {
+  if (node.actor === "author") return "Written by hand";
+  if (node.actor === "player") return "In your own words";
+  return node.model_version ? `Written by the model ${node.model_version}` : "";
+}
+
 /** The sheet in which a player puts a scene in their own words. */
 export function rewrite(play, node) {
   const text = el("textarea", { rows: "9", maxlength: "8000", required: true });
@@ -24,6 +31,7 @@ function turn(play, node, place) {
   return el("li", { "aria-current": node === play.node ? "step" : null },
     node.action && el("p", { class: "action" }, node.action),
     el("article", { "aria-label": `Scene ${place + 1}` }, paragraphs(node.text)),
+    el("p", { class: "by" }, byline(node)),
     el("div", { class: "row tools" },
       button("back", "Back to here", act(() => play.go(node.id)), { disabled: node === play.node }),
       play.retriable(node) && button("retry", "Retry", act(() => play.retry(node)), { disabled: play.writing }),

@@ -76,21 +76,24 @@ export async function seen(play) {
 
 /** Title and settings of the story. */
 export function settings(play, repaint) {
-  const { title, settings: now } = play.story;
+  const { title, settings: now, scenario_id: scenario } = play.story;
   const name = el("input", { maxlength: "80", required: true, value: title });
   const slider = (value, min, max, step) => el("input", { type: "range", min, max, step, value: String(value) });
   const temperature = slider(now.temperature, "0", "1.5", "0.1");
   const tokens = slider(now.max_tokens, "48", "256", "16");
   const length = el("input", { type: "number", min: "2", max: "100", value: now.length === null ? "" : String(now.length), placeholder: "open" });
+  const authored = el("input", { type: "checkbox", checked: now.authored !== false });
   const submit = async (event) => {
     event.preventDefault();
-    const changed = { ...now, temperature: Number(temperature.value), max_tokens: Number(tokens.value), length: length.value ? Number(length.value) : null };
+    const changed = { ...now, temperature: Number(temperature.value), max_tokens: Number(tokens.value), length: length.value ? Number(length.value) : null,
+      authored: authored.checked };
     if (!await play.change({ title: name.value.trim(), settings: changed })) return;
     repaint();
     toast("Kept for the next scenes.");
   };
   sheet("Settings of this story", el("form", { class: "form", onsubmit: submit },
     field("Title", name), field("Surprise", temperature, "Left: the likeliest words. Right: the unlikely ones too."),
-    field("Length of a scene", tokens), field("The story ends after this many scenes", length, "Empty: only when the model ends it."),
+    field("Length of a scene", tokens), field("The story ends after this many scenes", length, "Empty: only when the author or the model ends it."),
+    scenario !== null && el("label", { class: "check" }, authored, " The author's choices lead to the author's scenes"),
     el("button", { class: "main" }, "Keep")));
 }

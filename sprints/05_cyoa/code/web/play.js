@@ -97,7 +97,10 @@ export class Play {
     this.view.finished(node);
   }
 
-  /** Let the model write a new scene: `body` as for POST /stories/{id}/nodes. */
+  /** Whether the choices of a scene lead to the author's next scenes. */
+  byHand(node) { return node.actor === "author" && this.story.scenario_id !== null && this.story.settings.authored !== false; }
+
+  /** Take a turn: `body` as for POST /stories/{id}/nodes. An author's scene comes whole, the model's is read as it is written. */
   async write(body) {
     if (this.writing || this.asking) return;
     this.asking = true;
@@ -106,7 +109,8 @@ export class Play {
     const made = await attempt(() => call("POST", `/stories/${story.id}/nodes`, body, idempotencyKey).finally(() => { this.asking = false; }));
     if (!made || story !== this.story) return;
     this.add(made.node);
-    await this.read(made.node);
+    if (this.writing) await this.read(made.node);
+    else this.view.finished(made.node);
   }
 
   choose(choice) {

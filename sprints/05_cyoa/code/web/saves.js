@@ -38,36 +38,55 @@ function importer() {
   return el("span", {}, input, el("label", { class: "pill", for: "import" }, "Import a story"));
 }
 
+const PAGE = 50; // stories that are asked for at once
+
 async function remove(story, row) {
   const done = await attempt(() => call("DELETE", `/stories/${story.id}`).then(() => true));
   if (!done) return;
-  row.hidden = true;
-  const back = async () => {
-    const restored = await attempt(() => call("PATCH", `/stories/${story.id}`, { deleted: false }));
-    if (restored) row.hidden = false;
-  };
-  const note = toast(`“${story.title}” is put away.`);
-  note.append(el("button", { type: "button", class: "pill", onclick: () => { note.remove(); back(); } }, "Bring it back"));
+  row.remove();
+  const note = toast(`“${story.title}” is put away.`, { seconds: 20 });
+  note.append(el("button", { type: "button", class: "pill", onclick: () => { note.remove(); restore(story); } }, "Bring it back"));
 }
 
-/** The sheet with every saved story. */
-export async function allSaves() {
-  const answer = await attempt(() => get("/stories?limit=200"));
-  if (!answer) return;
-  const rows = answer.stories.map((story) => {
-    const row = save(story);
-    row.append(button("trash", `Put away ${story.title}`, () => remove(story, row), { class: "plain" }));
-    return row;
-  });
-  const list = rows.length > 0 ? el("ul", { class: "saves" }, rows) : el("p", {}, "Nothing yet. Every story you begin is kept here by itself.");
-  sheet("Your stories", [el("p", {}, importer()), list]);
+async function restore(story) {
+  if (await attempt(() => call("PATCH", `/stories/${story.id}`, { deleted: false }))) allSaves();
+}
+
+/** A story in the list; one that was put away has a single button, since it cannot be played. */
+function row(story, away) {
+  if (away) {
+    return el("li", {}, el("span", { class: "save-words" }, el("b", {}, story.title), el("small", {}, when(story.updated))),
+      el("button", { type: "button", class: "pill", "aria-label": `Bring back ${story.title}`, onclick: () => restore(story) }, "Bring it back"));
+  }
+  const made = save(story);
+  made.append(button("trash", `Put away ${story.title}`, () => remove(story, made), { class: "plain" }));
+  return made;
+}
+
+/** The sheet with every saved story, or with those that were put away. */
+export async function allSaves({ away = false } = {}) {
+  const list = el("ul", { class: "saves" });
+  const more = el("button", { type: "button", class: "pill", onclick: () => load() }, "More");
+  const load = async () => {
+    const at = list.children.length;
+    const answer = await attempt(() => get(`/stories?limit=${PAGE}&offset=${at}&deleted=${away}`));
+    if (!answer) return false;
+    list.append(...answer.stories.map((story) => row(story, away)));
+    more.hidden = answer.stories.length < PAGE;
+    return true;
+  };
+  if (!await load()) return;
+  const empty = away ? "Nothing was put away." : "Nothing yet. Every story you begin is kept here by itself.";
+  const other = el("button", { type: "button", class: "pill", onclick: () => allSaves({ away: !away }) }, away ? "Your stories" : "Put away");
+  sheet(away ? "Stories put away" : "Your stories", [el("p", { class: "row" }, away ? "" : importer(), other),
+    list.children.length > 0 ? list : el("p", {}, empty), more]);
 }
 
 /** The three stories that were played last, in `place`. */
 export async function recent(place) {
   const answer = await get("/stories?limit=3").catch(() => ({ stories: [] }));
   const head = el("div", { class: "shelf-head" }, el("h2", {}, answer.stories.length > 0 ? "Go on" : "New here?"),
-    el("span", { class: "row" }, button("shelf", "All your stories", allSaves, { class: "pill" })));
+    el("span", { class: "row" }, button("shelf", "All your stories", () => allSaves(), { class: "pill" })));
   const rest = answer.stories.length > 0
     ? el("ul", { class: "saves across" }, answer.stories.slice(0, 3).map(save))
     : el("p", {}, "Pick a card below and begin. Choose with a click or the keys 1 to 9, or write what you do in your own words.");

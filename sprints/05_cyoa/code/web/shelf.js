@@ -126,5 +126,5 @@ export async function showShelf() {
   scenarios = answer.scenarios;
   filter();
   const model = await get("/model").catch(() => null);
-  if (model) $("#model").textContent = `Scenes by ${model.version} on the engine ${model.engine}. Small models wander; the choices keep you on the road.`;
+  if (model) $("#model").textContent = `The ways through a story were written by hand. Where you leave them, the model ${model.version} goes on (engine ${model.engine}), and small models wander.`;
 }

@@ -2,7 +2,7 @@
 
 import { $, button, el, icon, paragraphs } from "./dom.js";
 import { MOODS, moodOf, scenery } from "./moods.js";
-import { log, rewrite } from "./log.js";
+import { byline, log, rewrite } from "./log.js";
 import { map } from "./map.js";
 import { notes, seen, settings } from "./notes.js";
 import { Play } from "./play.js";
@@ -30,12 +30,13 @@ function build() {
   parts.versions = el("div", { class: "versions", role: "group", "aria-label": "Versions of this scene" });
   parts.action = el("p", { class: "action" });
   parts.text = el("div", { class: "text" });
+  parts.by = el("p", { class: "by" });
   parts.tools = el("div", { class: "row tools" });
   parts.box = el("article", { class: "box", tabindex: "-1", "aria-label": "Scene" },
-    el("header", { class: "plate" }, parts.who, parts.place), parts.versions, parts.action, parts.text, parts.tools);
+    el("header", { class: "plate" }, parts.who, parts.place), parts.versions, parts.action, parts.text, parts.by, parts.tools);
   parts.choices = el("ol", { class: "choices" });
   parts.words = el("input", {
-    id: "words", maxlength: "2000", autocomplete: "off", placeholder: "Or in your own words …", "aria-label": "What do you do, in your own words?",
+    id: "words", maxlength: "2000", autocomplete: "off", "aria-label": "What do you do, in your own words?",
   });
   parts.free = el("form", { class: "free", onsubmit: speak }, parts.words,
     el("button", { class: "round", title: "Do it", "aria-label": "Do it" }, icon("send")));
@@ -76,7 +77,7 @@ function showTools(node) {
   });
   parts.tools.replaceChildren(
     button("undo", "Undo", () => play.undo(), { disabled: node.parent_id === null }),
-    play.retriable(node) ? button("retry", "Retry", () => play.retry()) : "",
+    play.retriable(node) ? button("retry", "Retry", () => play.retry(), { title: "Let the model write this scene anew" }) : "",
     button("pen", "Edit", () => rewrite(play, node)),
     el("span", { class: "gap" }), mark("up", "up", "I like this scene"), mark("down", "down", "I do not like this scene"));
 }
@@ -90,12 +91,14 @@ function showChoices(node) {
       el("kbd", { "aria-hidden": "true" }, String(place + 1)), el("span", {}, choice.text),
       play.taken(node, choice) && el("small", {}, "taken before")))));
   parts.free.hidden = !visible;
+  parts.words.placeholder = play.byHand(node) ? "Or in your own words: the model goes on …" : "Or in your own words …";
   parts.more.replaceChildren();
   if (visible) parts.more.append(button("next", "Go on", () => play.onward()), button("dice", "Other choices", () => play.reroll()));
   if (ready && node.ending) {
     parts.more.append(el("p", { class: "fin" }, "The end"),
       button("undo", "Take the last choice back", () => play.undo(), { class: "main" }),
       button("map", "See the map", () => map(play), { class: "pill" }), el("a", { class: "pill", href: "#/" }, "Another story"));
+    if (node.actor === "author") parts.more.append(button("next", "Go on with the model", () => play.onward(), { class: "pill" }));
   }
   if (ready && !written) parts.more.append(el("p", {}, "This scene was never written. Retry, or undo."));
 }
@@ -103,6 +106,7 @@ function showChoices(node) {
 function showText(node) {
   const lines = paragraphs(node.text);
   parts.text.replaceChildren(...(lines.length > 0 ? lines : play.writing ? [el("p", { class: "waiting" }, "…")] : []));
+  parts.by.textContent = byline(node);
   parts.box.setAttribute("aria-busy", String(play.writing));
   parts.box.classList.toggle("writing", play.writing);
 }

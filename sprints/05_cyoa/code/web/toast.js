@@ -4,7 +4,6 @@ import { $, el, icon } from "./dom.js";
 
 const TEXTS = {
   offline: "The server cannot be reached. Everything written so far is kept there.",
-  too_many: "Two scenes at a time is the limit. Let one finish first.",
   busy: "The storyteller has a full house right now.",
   too_large: "That is more than the server takes. Make it shorter.",
   not_ready: "The storyteller is still waking up.",
@@ -15,8 +14,9 @@ const TEXTS = {
   shutdown: "The server is closing. The scene so far is kept.",
 };
 
-/** Show `text`; with `again` there is a button to try once more, after `wait` seconds; `closed` is called when the player does not. */
-export function toast(text, { again, closed, wait = 0, error = false } = {}) {
+/** Show `text` for `seconds`, an error until it is closed; with `again` there is a button to try once more, after `wait` seconds;
+    `closed` is called when the player does not. */
+export function toast(text, { again, closed, wait = 0, error = false, seconds = 5 } = {}) {
   const box = el("div", { class: error ? "toast bad" : "toast" });
   const gone = () => box.remove();
   box.append(el("p", { role: error ? "alert" : "status" }, text));
@@ -34,14 +34,15 @@ export function toast(text, { again, closed, wait = 0, error = false } = {}) {
   const host = document.querySelector("dialog[open]") || $("#toasts"); // a modal dialog makes everything outside it inert
   if (host.id !== "toasts") box.classList.add("inside");
   host.append(box);
-  if (!error) setTimeout(gone, 5000);
+  if (!error) setTimeout(gone, 1000 * seconds);
   return box;
 }
 
 /** Tell about a failed request; `again` repeats it where that can help, else `closed` is called. */
 export function complain(problem, again, closed) {
   const hopeless = [400, 401, 403, 404, 409, 413, 422].includes(problem.status) || problem.status === undefined;
-  const sentence = TEXTS[problem.code] || `That did not work: ${problem.message}.`;
+  const known = problem.code === "too_many" ? `Not so fast: ${problem.message}.` : TEXTS[problem.code];
+  const sentence = known || `That did not work: ${problem.message}.`;
   toast(sentence, { error: true, again: hopeless ? null : again, closed, wait: problem.retryAfter || 0 });
   if (hopeless) closed?.();
   if (problem.status === undefined) console.error(problem);
