@@ -61,7 +61,7 @@ def point(method, hits, count=10_000, budget=16):
 def test_the_aim_is_judged_by_the_lower_end(found, verdict, tmp_path):
     args = evaluate.Args(smoke=True, out=tmp_path)
     run = runlog.Run(args, capacity.__file__, "capacity", title="t", objective="o", setup={})
-    capacity.record(run, found, {"lora": 1e-3, "engram": 1e-2})
+    capacity.record(run, found, {(one.method, one.budget, one.size.count): 1e-2 for one in found})
     assert run.report["claims"][0]["verdict"] == verdict
     assert "1.0 MB" in run.report["conclusion"] and len(run.report["observations"]) >= 2
 

@@ -1,7 +1,7 @@
 """Capacity: how many private facts fit into a budget, for LoRA and for the guarded memory (S6).
 
-Called by evaluate.py. The learning rates are tuned in this regime, with keys and seeds of their own; all methods of one size get
-the same passes over the facts.
+Called by evaluate.py. Every method has a learning rate for each budget and number of facts, tuned with keys and a seed of their
+own; all methods of one size get the same passes over the facts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,15 @@ from . import figures_bench, regimes
 from .jobs import Job, run_jobs
 
 Method = Literal["lora", "engram"]
+Rates = Mapping[tuple[Method, int, int], float]  # method, budget, facts
 METHODS: dict[Method, str] = {"lora": "LoRA", "engram": "guarded Engram"}
 BUDGETS = (1, 4, 16)  # times the parameters of LoRA of rank 8
 BATCH = 32
 GOAL = 0.95  # exact match
 MIB = 2**20
-TUNING = 400, 10, 4  # facts, passes, budget
 TUNING_SEED = 200
-RATES: dict[Method, tuple[float, ...]] = {"lora": (1e-3, 3e-3, 1e-2), "engram": (3e-3, 1e-2, 3e-2)}
+TUNED = 1_000  # facts; larger sizes take the rates of this one
+RATES: dict[Method, tuple[float, ...]] = {"lora": (3e-3, 1e-2, 1e-3, 3e-4), "engram": (1e-2, 3e-3, 3e-2)}  # the first: untuned
 
 
 @dataclass(frozen=True)
@@ -103,29 +104,35 @@ def job(method: Method, rate: float, budget: int, parameters: int, count: int, p
     return Job(name, regimes.facts, {"recipe": asdict(recipe), "count": count})
 
 
-def tuned(args: Any, parameters: int) -> dict[Method, float]:
-    """The rate of each method with the most exact matches; equal ones go to the lower loss."""
-    if args.smoke:
-        return {method: rates[1] for method, rates in RATES.items()}
-    count, passes, budget = TUNING
+def tuned(args: Any, sizes: Sequence[Size], parameters: int) -> Rates:
+    """The rate with the most exact matches; equal ones go to the lower loss."""
+    plans: list[tuple[Method, int, Size]] = [(method, budget, size) for size in sizes for method, budget in size.seeds]
+    if args.smoke or args.quick:
+        return {(method, budget, size.count): RATES[method][0] for method, budget, size in plans}
     wanted = {
-        (method, rate): job(method, rate, budget, parameters, count, passes, TUNING_SEED)
-        for method, rates in RATES.items()
-        for rate in rates
+        (method, budget, size.count, rate): job(method, rate, budget, parameters, size.count, size.passes, TUNING_SEED)
+        for method, budget, size in plans
+        for rate in RATES[method]
+        if size.count <= TUNED
     }
     found = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "capacity: rates")
 
-    def worth(method: Method, rate: float) -> tuple[int, float]:
-        result = found[wanted[method, rate].name]
-        return result["hits"], -result["nll"]
+    def best(method: Method, budget: int, count: int) -> float:
+        results = {rate: found[wanted[method, budget, min(count, TUNED), rate].name] for rate in RATES[method]}
+        return max(results, key=lambda rate: (results[rate]["hits"], -results[rate]["nll"]))
 
-    return {method: max(rates, key=lambda rate, method=method: worth(method, rate)) for method, rates in RATES.items()}
+    return {(method, budget, size.count): best(method, budget, size.count) for method, budget, size in plans}
 
 
-def points(args: Any, sizes: Sequence[Size], rates: Mapping[Method, float], parameters: int) -> list[Point]:
+def points(args: Any, sizes: Sequence[Size], rates: Rates, parameters: int) -> list[Point]:
     """Every measured point, the largest jobs first: the processes then end together."""
+
+    def seeded(method: Method, budget: int, size: Size, seeds: Sequence[int]) -> list[Job]:
+        rate = rates[method, budget, size.count]
+        return [job(method, rate, budget, parameters, size.count, size.passes, seed) for seed in seeds]
+
     plans: list[tuple[Method, int, Size, list[Job]]] = [
-        (method, budget, size, [job(method, rates[method], budget, parameters, size.count, size.passes, s) for s in args.seeds[:n]])
+        (method, budget, size, seeded(method, budget, size, args.seeds[:n]))
         for size in sizes
         for (method, budget), n in size.seeds.items()
     ]
@@ -143,20 +150,19 @@ def run(args: Any) -> dict:
         "facts": "an invented key -> an invented value, drawn anew for every seed; asked by the taught prompt",
         "budgets": f"{', '.join(f'x{budget}' for budget in BUDGETS)} of {parameters:,} trainable parameters (LoRA of rank 8)",
         "training": f"{shown}; batches of {BATCH}; the same for both methods",
-        "rates": f"by exact match on {TUNING[0]} other facts, {TUNING[1]} passes, budget x{TUNING[2]}, seed {TUNING_SEED}",
+        "rates": f"by exact match on as many other facts (seed {TUNING_SEED}), for every method, budget and size; beyond {TUNED:,} "
+        f"facts that of {TUNED:,}",
         "interval": "bootstrap over seeds and keys, at least Wilson's over keys",
     }
     title, objective = "Capacity", "How many private facts does a budget hold?"
     with runlog.Run(args, __file__, "capacity", title=title, objective=objective, setup=setup, seeds=args.seeds) as recorded:
-        rates = tuned(args, parameters)
+        rates = tuned(args, sizes, parameters)
         found = points(args, sizes, rates, parameters)
         record(recorded, found, rates)
     return recorded.report
 
 
-def record(run: runlog.Run, found: Sequence[Point], rates: Mapping[Method, float]) -> None:
-    for method, rate in rates.items():
-        run.metric(f"capacity_rate_{method}", rate, meaning=f"learning rate chosen on other facts, {METHODS[method]}")
+def record(run: runlog.Run, found: Sequence[Point], rates: Rates) -> None:
     for point in found:
         size = point.size
         what = f"{METHODS[point.method]}, budget x{point.budget}, {size.count:,} facts"
@@ -171,8 +177,14 @@ def record(run: runlog.Run, found: Sequence[Point], rates: Mapping[Method, float
         down: dict[str, Any] = {"higher_is_better": False}
         meaning = f"stored beside the base, {what}"
         run.metric(f"capacity_stored_{point.key}", point.megabytes, unit="MB", **down, meaning=meaning)
-        ratios = [np.exp(np.mean(one["log_ratio"])) for one in point.results]
-        run.metric(f"capacity_perplexity_{point.key}", ratios, unit="x", **down, meaning=f"perplexity of unrelated text, {what}")
+        logs = np.array([np.mean(one["log_ratio"]) for one in point.results])
+        low, high = stats.mean_interval(logs) or (logs[0], logs[0])
+        mean = float(np.exp(logs).mean())
+        interval = (min(float(np.exp(low)), mean), max(float(np.exp(high)), mean)) if len(logs) > 1 else None
+        meaning = f"perplexity of unrelated text over the base's, {what}; interval of its logarithm over seeds"
+        run.metric(f"capacity_perplexity_{point.key}", np.exp(logs), unit="x", **down, meaning=meaning, interval=interval)
+        rate = rates[point.method, point.budget, size.count]
+        run.metric(f"capacity_rate_{point.key}", rate, meaning=f"learning rate chosen on other facts, {what}")
     seconds = [one["seconds"] for point in found for one in point.results]
     run.metric("capacity_fit_seconds", max(seconds), unit="s", higher_is_better=False, meaning="longest training, one thread")
     with runlog.style() as plt:
