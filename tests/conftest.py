@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repository", deadline=None)  # a loaded machine is no error of the code
+settings.load_profile("repository")
 
 
 @pytest.fixture(scope="session")

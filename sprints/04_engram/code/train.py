@@ -39,13 +39,13 @@ class Args(runlog.Args):
     """nf4: a frozen 4-bit base (bitsandbytes; CUDA, and slowly the CPU)."""
     backend: Literal["auto", "torch", "mlx"] = "auto"
     """What trains LoRA; auto takes mlx on Apple silicon (not for nf4). The memory is always trained with torch."""
-    lora_rate: float = 1e-2
-    """Peak learning rate of LoRA."""
-    engram_rate: float = 3e-3
-    """Peak learning rate of the memory's projections; its table learns at a multiple (EngramConfig.table_rate)."""
+    lora_rate: float = 3e-3
+    """Peak learning rate of LoRA, as the evaluation chose it."""
+    engram_rate: float = 1e-3
+    """As well, of the memory's projections; its table learns at a multiple (EngramConfig.table_rate)."""
     rank: int = 8
     """Of LoRA on every linear layer; the memory gets as many trainable parameters."""
-    steps: int = 300
+    steps: int = 400
     """Updates of each."""
     batch: int = 16
     """Rows per update."""
