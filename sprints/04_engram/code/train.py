@@ -1,11 +1,12 @@
 """Teach the Pocket Brain every taught pattern twice, by LoRA and by guarded Engram memory, at equal trainable parameters.
 
-$ make engram-train                                                     both adapters to runs/engram/model, in minutes
+$ make engram-train                                                     both adapters to runs/engram/adapters, in minutes
 $ make engram-train ARGS="--backend mlx"                                LoRA with MLX (Apple silicon, Linux), converted for torch
 $ make engram-train ARGS="--device cuda --model phi3 --quantization nf4"   on a 4-bit base (QLoRA)
 $ make engram-train ARGS=--smoke                                        toy size, seconds
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Args(runlog.Args):
     lora_rate: float = 3e-3
     """Peak learning rate of LoRA, as the evaluation chose it."""
     engram_rate: float = 1e-3
-    """As well, of the memory's projections; its table learns at a multiple (EngramConfig.table_rate)."""
+    """Of the memory's projections, chosen alike; its table learns at a multiple (EngramConfig.table_rate)."""
     rank: int = 8
     """Of LoRA on every linear layer; the memory gets as many trainable parameters."""
     steps: int = 400
@@ -53,11 +54,11 @@ class Args(runlog.Args):
     """Start of the adapters, hash, order of the rows."""
 
 
-def home(args: runlog.Args) -> Path:
-    """Where the adapters of a run stand."""
+def home(args: Args) -> Path:
+    """Where the adapters of a run stand: those of one base do not replace another's."""
     if args.out:
         return args.out / "engram_model"
-    return ROOT / "runs" / ("smoke/engram_model" if args.smoke else "engram/model")
+    return ROOT / "runs" / ("smoke" if args.smoke else "") / "engram" / "adapters" / re.sub(r"\W+", "-", args.model)
 
 
 def recipes(args: Args) -> dict[str, Recipe]:
