@@ -35,7 +35,7 @@ def facts(recipe: dict[str, Any], count: int) -> dict[str, Any]:
 def variant(recipe: dict[str, Any], group: Group, toy: bool = False) -> dict[str, Any]:
     """Teach the patterns, and measure exact match per row of a group's patterns (S1, S2) and what is left of the base."""
     loaded, patterns = models.load("pocket", "cpu"), subset(load()) if toy else load()
-    unrelated = _unrelated(loaded)
+    unrelated = _unrelated(loaded, 1 if toy else BLOCKS)
     tuned = fit(loaded, recipe_of(recipe), _encode(loaded, patterns.training_rows()))
     asked = [*patterns.rows("S1", group), *patterns.rows("S2", group)]
     right = scores.exact_match(tuned.model, _encode(loaded, asked))
@@ -110,11 +110,11 @@ def _losses(model: Any, rows: Sequence[Encoded]) -> dict[str, float]:
     return {"completion": mean(rows), "whole_text": mean([Encoded(row.ids, 1) for row in rows])}
 
 
-def _unrelated(loaded: models.LoadedModel) -> tuple[Any, Any]:
-    """Blocks of the unrelated text, and the base's logits on them."""
+def _unrelated(loaded: models.LoadedModel, count: int = BLOCKS) -> tuple[Any, Any]:
+    """So many blocks of the unrelated text, and the base's logits on them."""
     ids = loaded.tokenizer(retention_text("unrelated"), add_special_tokens=False, verbose=False)["input_ids"]
     blocks = scores.blocks(ids)
-    blocks = blocks[:: max(1, len(blocks) // BLOCKS)][:BLOCKS]
+    blocks = blocks[:: max(1, len(blocks) // count)][:count]
     return blocks, scores.reference(loaded.model, blocks)
 
 
