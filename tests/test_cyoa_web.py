@@ -1,19 +1,12 @@
 """The CYOA web game in a real Chromium, on the real server with the real pocket model behind it."""
 
-import asyncio
 import re
 import shutil
-import threading
-import time
-from contextlib import aclosing
 from importlib import import_module
-from types import SimpleNamespace
 
-import httpx2
 import pytest
-import uvicorn
 
-from shared import models
+from tests.cyoa_game import played
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -21,45 +14,15 @@ if CHROMIUM is None:
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-PLACES = ("api.app", "api.serve", "api.champion", "api.store", "api.limits", "scenarios", "engines.fast", "screens")
-app, serve, champion, store, limits, scenarios, fast, screens = (import_module(f"sprints.05_cyoa.code.{name}") for name in PLACES)
+screens = import_module("sprints.05_cyoa.code.screens")
 TITLE = "Who Stole the Sound of Rain"
 NASTY = '<img src=x onerror="hit = 1"><script>hit = 2</script> & "rain" \U0001f409'
 
 
-class Paced:
-    """The real engine, as slow as a test needs it to look at a scene while it is written."""
-
-    def __init__(self, engine):
-        self.engine, self.pause = engine, 0.0
-        self.name, self.model_version, self.close = engine.name, engine.model_version, engine.close
-
-    async def submit(self, request):
-        async with aclosing(self.engine.submit(request)) as pieces:
-            async for piece in pieces:
-                await asyncio.sleep(self.pause)
-                yield piece
-
-
 @pytest.fixture(scope="module")
 def game(tmp_path_factory):
-    """The server in a thread: .base its address, .client a client of it, .engine to pace."""
-    folder = tmp_path_factory.mktemp("game")
-    engine = Paced(fast.Fast(models.POCKET, "pocket"))
-    listener = serve.listen("127.0.0.1", 0)
-    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    kept = store.Store(f"sqlite:///{folder}/stories.db")
-    writer = champion.Champion(lambda: (models.POCKET, "pocket"), lambda *_: engine)
-    whole = app.create_app(kept, writer, scenarios.load(), limits=limits.Limits(burst=200))
-    server = uvicorn.Server(uvicorn.Config(whole, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    with httpx2.Client(base_url=origin, timeout=30) as client:
-        ready = any(client.get("/readyz").status_code == 200 or time.sleep(0.1) for _ in range(300))
-        assert ready, "the model was not loaded within half a minute"
-        yield SimpleNamespace(base=origin, client=client, engine=engine)
-    server.should_exit = True
-    thread.join()
+    with played(tmp_path_factory.mktemp("game")) as game:
+        yield game
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +57,9 @@ def tab(game, browser):
 
 
 def begin(game, page):
-    """A story on the stage, made without the shelf; its id."""
-    story = game.client.post("/stories", json={"scenario_id": "rain-thief"}).json()["story"]["id"]
+    """A story on the stage that the model writes, made without the shelf; its id."""
+    body = {"scenario_id": "rain-thief", "settings": {"authored": False}}
+    story = game.client.post("/stories", json=body).json()["story"]["id"]
     page.goto(f"{game.base}/#/story/{story}")
     page.locator(".choice").first.wait_for()
     return story
@@ -112,12 +76,34 @@ def written(page, scene, busy="false"):
     return " ".join(page.locator(".text").inner_text().split())
 
 
-def test_play_undo_and_branch(game, tab):
+def test_a_story_is_played_to_its_ending_and_put_away(game, tab):
     page = tab()
     page.goto(game.base)
     page.get_by_role("button", name=TITLE).click()
     page.get_by_role("button", name="Begin the story").click()  # the second click: the first scene is there
     assert written(page, 1).startswith("Neon rain falls on Level Nine")
+    ways = ["Hide inside the vending machine", "Drop a soda and keep still", "Ask him to open the tower door", "Upload the rain"]
+    for scene, way in enumerate(ways, 2):
+        page.locator(".choice", has_text=way).click()
+        written(page, scene)
+        assert page.locator(".by").inner_text() == "Written by hand"
+    page.locator(".fin").wait_for()
+    assert page.locator(".choice").count() == 0 and page.locator(".text").inner_text().endswith("that is how it felt.")
+    page.get_by_role("button", name="Go on with the model").click()
+    written(page, 6)
+    assert page.locator(".by").inner_text() == "Written by the model pocket"
+    page.goto(f"{game.base}/#/")
+    page.get_by_role("button", name="All your stories").click()
+    page.get_by_role("button", name=f"Put away {TITLE}").first.click()
+    page.get_by_role("button", name="Put away", exact=True).click()
+    page.get_by_role("button", name=f"Bring back {TITLE}").click()
+    page.get_by_role("button", name=f"Put away {TITLE}").first.wait_for()
+    assert game.client.get("/stories?deleted=true").json()["stories"] == []
+
+
+def test_play_undo_and_branch(game, tab):
+    page = tab()
+    begin(game, page)
     page.locator(".choice").nth(0).click()
     first = written(page, 2)
     assert first and 2 <= page.locator(".choice").count() <= 4
@@ -285,7 +271,7 @@ def test_troubles_are_told_with_a_way_out(game, tab):
     others = [game.client.post(f"/stories/{story}/nodes", json={"parent_id": root, "text": "wait"}).json() for _ in range(2)]
     page.locator("#words").fill("hurry")
     page.keyboard.press("Enter")
-    page.get_by_role("alert").filter(has_text="Two scenes at a time").wait_for()
+    page.get_by_role("alert").filter(has_text="wait for one of your 2 scenes").wait_for()
     game.engine.pause = 0.0
     for other in others:
         game.client.delete(f"/nodes/{other['node_id']}/generation")
