@@ -112,7 +112,7 @@ def model(folder, change):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     version = versions.version(scenarios.load())
     train.write_card(folder, {"data_version": version, "method": "full", "base": "pocket"})
-    promote.write_panel(folder, version, {"bits": {"value": 1.5 - change, "noise": 0.0, "better": "lower"}})
+    promote.write_panel(folder, version, {"bits": {"values": {"a": 1.5 - change, "b": 1.4 - change}, "better": "lower"}})
     return folder
 
 

@@ -5,7 +5,7 @@ make cyoa-eval ARGS="--model runs/cyoa/lora_1a2b3c4d/model"   another model fold
 make cyoa-eval ARGS="--judge-url http://localhost:8000/v1"    a language model judges pairs as well
 make cyoa-eval ARGS=--smoke                                   toy size; no gate is asked
 
-Every measure is first shown human text that was spoiled in a known way: what does not see its failure is no measure of it.
+Every measure is first shown human text that was spoiled in a known way: one that does not see its failure is read by no gate.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from shared import models, runlog
+from shared.errors import UserError
 from shared.report import value, write_atomically
 from shared.sprints import ROOT
 
@@ -55,8 +56,6 @@ class Args(runlog.Args):
 
     model: Path | None = None
     """A model folder; when not given the shipped one, before it is trained the base."""
-    prompts: int = 128
-    """Held-out scenes, at most, that every system is asked for."""
     scenes: int = 1000
     """Scenes through the engine, whose choices are checked."""
     tokens: int = 160
@@ -64,7 +63,7 @@ class Args(runlog.Args):
     pairs: int = 24
     """Prompts on the page for blind votes."""
     seed: int = 0
-    """Of the choice of prompts and of what is drawn."""
+    """Of what is drawn."""
     judge_url: str = ""
     """An OpenAI-compatible server whose model judges pairs; its key is read from JUDGE_KEY."""
     judge_model: str = ""
@@ -73,12 +72,13 @@ class Args(runlog.Args):
 
 @dataclass(frozen=True)
 class Data:
-    """`held_out` is one example per scene of the validation and test families, `test` those of the test families."""
+    """Of `validation` and `test` one example per scene. The validation families chose the epoch and the recipe, so on them measures
+    are tried, and systems are judged on the test families alone."""
 
     every: list[scenarios.Scenario]
     parts: scenarios.Split
     training: list[storytext.Example]
-    held_out: list[storytext.Example]
+    validation: list[storytext.Example]
     test: list[storytext.Example]
 
 
@@ -86,9 +86,8 @@ def load(args: Args, tokenizer: Any) -> Data:
     every = scenarios.load()
     parts = scenarios.split(every)
     training, validation, test = (once(storytext.training_examples(part, counter(tokenizer))) for part in parts)
-    held_out = [*validation, *test]
-    kept = np.random.default_rng(args.seed).permutation(len(held_out))[: args.prompts]
-    return Data(every, parts, training, [held_out[at] for at in sorted(kept)], test[:6] if args.smoke else test)
+    thin = slice(None, None, 8 if args.smoke else None)
+    return Data(every, parts, training, validation[thin], test[thin])
 
 
 def once(examples: Sequence[storytext.Example]) -> list[storytext.Example]:
@@ -98,11 +97,14 @@ def once(examples: Sequence[storytext.Example]) -> list[storytext.Example]:
 
 def main(args: Args) -> dict:
     if args.smoke:
-        args.prompts, args.scenes, args.tokens, args.pairs = 8, 8, 32, 3
+        args.scenes, args.tokens, args.pairs = 8, 32, 3
+    if args.judge_url:
+        with judging(args) as asked:
+            asked.check()
     folder = args.model or (registry.SHIPPED if registry.SHIPPED.is_dir() else models.POCKET)
     setup = {
         "Model": "the tuned model against the untuned base, an interpolated 4-gram model and the nearest human scene",
-        "Data": "the same prompts for all: scenes of families that never train; what people wrote to them is the reference",
+        "Data": "the same prompts for all, every scene of the test families; what people wrote to them is the reference",
         "Sampling": f"temperature 0.8, top 40, at most {args.tokens} tokens, one answer per prompt",
     }
     title, objective = "Evaluation", "How near do written scenes come to human ones, and does each measure see its failure?"
@@ -112,17 +114,21 @@ def main(args: Args) -> dict:
         data = load(args, loaded.tokenizer)
         sha256 = versions.version(data.every)
         run.data("scenarios", sha256, rows=len(data.every), source=scenarios.DATA.relative_to(ROOT).as_posix())
-        panel = judges(data, base)
-        values = validation.validate(run, panel, data.training, data.parts.train)
+        run.metric("evaluation_prompts", len(data.test), meaning="scenes of the test families, which every system is asked for")
+        panel = judges(data, data.test, base)
+        seen = validation.validate(run, judges(data, data.validation, base), data.training)
+        values = {"human": validation.human(run, panel, data.parts.train)}
         answers = answer(run, args, data, loaded, base)
-        gates = measure(run, panel, values, answers)
+        gates = {name: one for name, one in measure(run, panel, values, answers).items() if name in seen}
         gates |= bits(run, data, loaded, base)
-        gates |= construction(run, args, folder, data)
+        through = construction(run, args, folder, data)
+        gates |= through if "format_validity" in seen else {}  # the same check, of other scenes
+        run.observe(f"The gates read what saw its failure: {', '.join(gates).replace('_', ' ')}.")
         validation.power(run)
         shown = spread(len(panel.examples), args.pairs)
         chosen = {name: [texts[at] for at in shown] for name, texts in answers.items()}
         if args.judge_url:
-            ask(run, args, [panel.prompt(at) for at in shown], chosen)
+            judged(run, args, [panel.prompt(at) for at in shown], chosen)
         page = votes.page(votes.pairs([panel.examples[at] for at in shown], chosen, args.seed))
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.folder / "vote.html", page.encode())
@@ -139,20 +145,20 @@ def main(args: Args) -> dict:
     return run.report
 
 
-def judges(data: Data, base: models.LoadedModel) -> Panel:
+def judges(data: Data, examples: list[storytext.Example], base: models.LoadedModel) -> Panel:
     genres = {scenario.id: scenario.genre for scenario in data.every}
     memory = quality.Memory([example.response for example in data.training])
-    return Panel(data.held_out, genres, base, Moods.of_cards(), memory, quality.word_list())
+    return Panel(examples, genres, base, Moods.of_cards(), memory, quality.word_list())
 
 
 def answer(run: runlog.Run, args: Args, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, list[str]]:
     """What every system answers to every prompt."""
     ngrams = baselines.ngram_model(base, data.training)
-    found = {"human": [example.response for example in data.held_out]}
+    found = {"human": [example.response for example in data.test]}
     for name, system in (("model", loaded), ("base", base)):
-        found[name] = baselines.sample(system, data.held_out, args.tokens, args.seed, lambda r, n=name: run.track(r, f"{n} writes"))
-    found["ngram"] = baselines.ngram_answers(base, ngrams, len(data.held_out), args.tokens, args.seed)
-    found["retrieval"] = baselines.retrieve(data.training, data.held_out)
+        found[name] = baselines.sample(system, data.test, args.tokens, args.seed, lambda r, n=name: run.track(r, f"{n} writes"))
+    found["ngram"] = baselines.ngram_answers(base, ngrams, len(data.test), args.tokens, args.seed)
+    found["retrieval"] = baselines.retrieve(data.training, data.test)
     return found
 
 
@@ -167,11 +173,13 @@ def measure(
             run.metric(
                 f"{name}_{system}", values[system][name], unit=one.unit, higher_is_better=higher, meaning=f"{one.meaning}: {title}"
             )
-    return {name: gate(one, values["model"][name], values["human"][name]) for name, one in MEASURES.items()}
+    mine, people = values["model"], values["human"]
+    return {name: gate(one, mine[name], people[name], panel.scenarios) for name, one in MEASURES.items()}
 
 
 def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, dict[str, Any]]:
-    """Bits per byte of the human answers of the test scenarios, and of the same with their words shuffled."""
+    """Bits per byte of the human answers of the test scenarios, and of the same with their words shuffled; for the gates where
+    shuffling is seen on every scenario."""
     shuffled = corruption.spoiled(corruption.shuffle_words, [example.response for example in data.test])
     spoiled = [
         storytext.Example(example.scenario, example.scene, example.messages, text)
@@ -192,7 +200,8 @@ def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.L
     if len(values) > 1:
         names = (NAMES["model"], NAMES["base"])
         run.compare("bits_per_byte_model_minus_base", values, list(found["base"].values()), names=names, unit="bits/byte")
-    return {"bits_per_byte": {"value": float(values.mean()), "noise": 0.0, "better": "lower"}}  # exact: the same text for all
+    sees = all(found["model_shuffled"][name] > bits for name, bits in found["model"].items())
+    return {"bits_per_byte": {"values": found["model"], "better": "lower"}} if sees else {}
 
 
 async def write(folder: Path, examples: Sequence[storytext.Example], genres: dict[str, str], tokens: int) -> list[storytext.Draft]:
@@ -213,7 +222,7 @@ async def write(folder: Path, examples: Sequence[storytext.Example], genres: dic
 
 def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[str, dict[str, Any]]:
     """The headline: choices of scenes that went the way of the game, counted by a check of their own."""
-    asked = list(islice(cycle(data.held_out), args.scenes))
+    asked = list(islice(cycle(data.test), args.scenes))
     with runlog.console.status(f"{len(asked)} scenes through the engine"):
         drafts = asyncio.run(write(folder, asked, {scenario.id: scenario.genre for scenario in data.every}, args.tokens))
     valid = np.array([quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, asked, strict=True)])
@@ -221,7 +230,7 @@ def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[
     run.metric("choice_validity", valid, unit="fraction", higher_is_better=True, meaning=meaning)
     endings = np.array([draft.ending for draft in drafts])
     run.metric("endings_through_engine", endings, unit="fraction", meaning="of these scenes, those that the model made an ending")
-    return {"choice_validity": {"value": float(valid.mean()), "noise": 0.0, "better": "higher"}}
+    return {"choice_validity": gate(MEASURES["format_validity"], valid, valid, [example.scenario for example in asked])}
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -229,19 +238,22 @@ def spread(size: int, count: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, size - 1, count)})
 
 
-def ask(run: runlog.Run, args: Args, prompts: Sequence[str], answers: dict[str, list[str]]) -> None:
-    """Let a language model judge the tuned model against each other system, on the prompts of the voting page."""
-    with judge.Judge(args.judge_url, args.judge_model, os.environ.get("JUDGE_KEY", "")) as asked:
-        for other in (name for name in answers if name != "model"):
-            track = lambda pairs, other=other: run.track(pairs, f"judge: model or {other}")  # noqa: E731
-            found = judge.compare(asked, prompts, answers["model"], answers[other], track)
-            wins = [{"a": 1.0, "tie": 0.5, "b": 0.0}[one.winner] for one in found]
-            title = f"the model against {NAMES.get(other, 'people')}, by the judge"
-            run.metric(f"judge_wins_over_{other}", wins, unit="fraction", meaning=f"{title}: wins, a tie is half a win")
-            agreed = np.array([one.agreed for one in found])
-            run.metric(f"judge_agrees_{other}", agreed, unit="fraction", meaning=f"{title}: the same verdict in both orders")
-            if longer := [one.longer for one in found if one.longer is not None]:
-                run.metric(f"judge_longer_{other}", np.array(longer), unit="fraction", meaning=f"{title}: the longer text won")
+def judged(run: runlog.Run, args: Args, prompts: Sequence[str], answers: dict[str, list[str]]) -> None:
+    """Let a language model judge the tuned model against each other system, on the prompts of the voting page. A judge that stops
+    does not cost the rest of the evaluation."""
+    try:
+        with judging(args) as asked:
+            for other in (name for name in answers if name != "model"):
+                track = lambda pairs, other=other: run.track(pairs, f"judge: model or {other}")  # noqa: E731
+                found = judge.compare(asked, prompts, answers["model"], answers[other], track)
+                judge.record(run, other, f"the model against {NAMES.get(other, 'people')}, by the judge", found)
+    except UserError as problem:
+        runlog.console.print(f"{problem}; all else is kept")
+        run.observe(f"The judge stopped before its end: {problem}.")
+
+
+def judging(args: Args) -> judge.Judge:
+    return judge.Judge(args.judge_url, args.judge_model, os.environ.get("JUDGE_KEY", ""))
 
 
 def register(run: runlog.Run, folder: Path, sha256: str, gates: dict, panel: Panel, answers: list[str]) -> None:

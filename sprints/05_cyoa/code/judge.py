@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import httpx2
+import numpy as np
 
+from shared import runlog
 from shared.errors import UserError
 
 Winner = Literal["a", "b", "tie"]
@@ -52,6 +54,10 @@ class Judge:
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
+    def check(self) -> None:
+        """Ask about a trifle: whether the server is there, knows the model and takes the key is better known before a long run."""
+        self.judge("The gate opens.", "You walk in.", "You wait for the others.")
+
     def judge(self, prompt: str, a: str, b: str) -> Judgement:
         """Ask in both orders."""
         first, second = self._ask(prompt, a, b), self._ask(prompt, b, a)
@@ -84,3 +90,13 @@ def compare(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: S
     """Our answers (a) against theirs (b), prompt by prompt."""
     triples: Iterable[tuple[str, str, str]] = track(list(zip(prompts, ours, theirs, strict=True)))
     return [judge.judge(*triple) for triple in triples]
+
+
+def record(run: runlog.Run, other: str, title: str, found: Sequence[Judgement]) -> None:
+    """What the judge thinks of us against one other system."""
+    wins = [{"a": 1.0, "tie": 0.5, "b": 0.0}[one.winner] for one in found]
+    run.metric(f"judge_wins_over_{other}", wins, unit="fraction", meaning=f"{title}: wins, a tie is half a win")
+    agreed = np.array([one.agreed for one in found])
+    run.metric(f"judge_agrees_{other}", agreed, unit="fraction", meaning=f"{title}: the same verdict in both orders")
+    if longer := [one.longer for one in found if one.longer is not None]:
+        run.metric(f"judge_longer_{other}", np.array(longer), unit="fraction", meaning=f"{title}: the longer text won")

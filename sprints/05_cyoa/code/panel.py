@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from shared import models, stats
+from shared import models
 
 from . import likelihood, quality
 from .genre import Moods
 from .storytext import Draft, Example
 
 Better = Literal["higher", "lower", "band"]
-DRAWS = 2000  # groups for a band
+GROUP, DRAWS = 8, 2000  # answers of a group, about as many as a scenario has scenes, and groups for a band
 SEEN = 0.01  # p of the rank test, below which a measure is said to see a corruption
 
 
@@ -31,10 +31,15 @@ class Panel:
     listed: set[str]
 
     def measure(self, answers: Sequence[str], only: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        """The values of every measure: one per answer, of sets one per group of answers."""
+        """The values of every measure: one per answer, of sets one per scenario."""
         drafts = quality.drafts(answers)
         wanted = {name: one for name, one in MEASURES.items() if not only or name in only}
         return {name: np.asarray(one.values(self, list(answers), drafts)) for name, one in wanted.items()}
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenario of each prompt."""
+        return [example.scenario for example in self.examples]
 
     def prompt(self, at: int) -> str:
         return "\n".join(message["content"] for message in self.examples[at].messages)
@@ -49,7 +54,7 @@ class Measure:
     meaning: str
     sees: str
     values: Callable[[Panel, list[str], list[Draft]], Sequence[Any] | np.ndarray]
-    sets: bool = False  # a value is of a group of answers
+    sets: bool = False  # a value is of all answers of a scenario
 
 
 def _scenes(drafts: Sequence[Draft]) -> list[str]:
@@ -57,7 +62,13 @@ def _scenes(drafts: Sequence[Draft]) -> list[str]:
 
 
 def _distinct(n: int) -> Callable[[Panel, list[str], list[Draft]], Sequence[float]]:
-    return lambda panel, answers, drafts: [quality.distinct(group, n) for group in quality.groups(_scenes(drafts))]
+    def values(panel: Panel, answers: list[str], drafts: list[Draft]) -> list[float]:
+        stories: dict[str, list[str]] = {}
+        for scenario, draft in zip(panel.scenarios, drafts, strict=True):
+            stories.setdefault(scenario, []).append(draft.scene)
+        return [quality.distinct(scenes, n) for scenes in stories.values()]
+
+    return values
 
 
 MEASURES: dict[str, Measure] = {
@@ -75,8 +86,8 @@ MEASURES: dict[str, Measure] = {
         "choices of other scenes",
         lambda p, a, d: likelihood.choice_relevance(p.judge, a),
     ),
-    "distinct_1": Measure("band", "fraction", "different words in groups of scenes", "loop", _distinct(1), True),
-    "distinct_2": Measure("band", "fraction", "different word pairs in groups of scenes", "mode collapse", _distinct(2), True),
+    "distinct_1": Measure("band", "fraction", "different words in the scenes of a scenario", "loop", _distinct(1), True),
+    "distinct_2": Measure("band", "fraction", "different word pairs in the same", "mode collapse", _distinct(2), True),
     "repetition_4": Measure(
         "band",
         "fraction",
@@ -133,11 +144,11 @@ MEASURES: dict[str, Measure] = {
 
 
 def band(measure: Measure, human: np.ndarray) -> tuple[float, float]:
-    """5th to 95th percentile of the means of groups of human answers, drawn at random; of sets, which are groups, of their values.
+    """5th to 95th percentile of the means of groups of human answers, drawn at random; of sets, of their values.
     Widened to the mean of all where that lies outside."""
     values = np.asarray(human, dtype=float)
     if not measure.sets:
-        rng, size = np.random.default_rng(0), min(quality.GROUP, len(values))
+        rng, size = np.random.default_rng(0), min(GROUP, len(values))
         means = np.array([rng.choice(values, size, replace=False).mean() for _ in range(DRAWS)])
     else:
         means = values
@@ -145,12 +156,13 @@ def band(measure: Measure, human: np.ndarray) -> tuple[float, float]:
     return min(float(low), float(values.mean())), max(float(high), float(values.mean()))
 
 
-def gate(measure: Measure, values: np.ndarray, human: np.ndarray) -> dict[str, Any]:
-    """A measure as the promotion gates read it: its mean, half its 95 % interval, and which way is better."""
-    summary = stats.summary(values)
-    low, high = summary["ci95"] or (summary["mean"], summary["mean"])
-    found = {"value": float(summary["mean"]), "noise": float(high - low) / 2, "better": measure.better}
-    return found | ({"band": list(band(measure, human))} if measure.better == "band" else {})
+def gate(measure: Measure, values: np.ndarray, human: np.ndarray, scenarios: Sequence[str]) -> dict[str, Any]:
+    """A measure as the promotion gates read it: its value on each scenario, and which way is better. `scenarios` are those of the
+    prompts."""
+    names, found = list(dict.fromkeys(scenarios)), np.asarray(values, dtype=float)
+    means = found if measure.sets else [found[[other == name for other in scenarios]].mean() for name in names]
+    read: dict[str, Any] = {"values": dict(zip(names, map(float, means), strict=True)), "better": measure.better}
+    return read | ({"band": list(band(measure, human))} if measure.better == "band" else {})
 
 
 def sight(measure: Measure, human: np.ndarray, spoiled: np.ndarray) -> tuple[float, bool]:

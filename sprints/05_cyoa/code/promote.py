@@ -2,17 +2,21 @@
 
 $ .venv/bin/python -m sprints.05_cyoa.code.promote                    the shipped model; `make cyoa-eval` does this at its end
 $ .venv/bin/python -m sprints.05_cyoa.code.promote --model FOLDER     a model folder that was evaluated
-$ .venv/bin/python -m sprints.05_cyoa.code.promote --rollback         the champion before
+$ .venv/bin/python -m sprints.05_cyoa.code.promote --rollback         the last champion before that plays
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
+from scipy.stats import t as student
 
 from shared import models
 from shared.errors import UserError
@@ -25,7 +29,10 @@ from .storytext import BEGIN
 from .versions import Store
 
 PANEL = "panel.json"
+LOCK = f"{NAME}-lock"
 HISTORY = "champions"  # tag of the registered model: versions, the newest last
+REFUSED = 0.05  # at most, of the models that are as good as the champion
+MARGIN = 0.01  # of the champion's value: bits per byte have no noise, and two seeds of one recipe differ on every scenario alike
 TOKENS = 24  # that the trial of a model writes
 
 
@@ -36,7 +43,7 @@ class Args:
     model: Path = registry.SHIPPED
     """A model folder with card.json and panel.json."""
     rollback: bool = False
-    """Give the alias back to the champion before."""
+    """Give the alias back to the last champion before this one that plays."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class GateError(RegistryError):
 def write_panel(folder: Path, data_version: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Keep the quality panel of a model beside its weights.
 
-    A metric has `value`, `noise` (half its 95 % interval, 0 where exact) and `better`: higher, lower, or band, then with `band`,
-    the 5th to 95th percentile of human text, outside of which it is worse.
+    A metric has `values`, its mean on each test scenario, and `better`: higher, lower, or band, then with `band`, the 5th to 95th
+    percentile of human text, outside of which it is worse.
     """
     panel = {"weights": registry.weights(folder), "data_version": data_version, "metrics": metrics}
     write_atomically(folder / PANEL, (json.dumps(panel, indent=1) + "\n").encode())
@@ -66,8 +73,10 @@ def read_panel(folder: Path) -> dict[str, Any]:
     """Raises GateError where there is none, or it is none of these weights."""
     try:
         panel = json.loads((folder / PANEL).read_text(encoding="utf-8"))
-        if not all(math.isfinite(badness(one)) and one["noise"] >= 0 for one in panel["metrics"].values()) or not panel["metrics"]:
-            raise ValueError("a metric is no number, or there is none")
+        if not all(np.isfinite(badness(one)).all() and len(one["values"]) > 1 for one in panel["metrics"].values()):
+            raise ValueError("a metric is no number, or of a single scenario")
+        if not panel["metrics"]:
+            raise ValueError("there is no metric")
         same = panel["weights"] == registry.weights(folder)
     except FileNotFoundError:
         raise GateError("it was not evaluated: run `make cyoa-eval`") from None
@@ -78,26 +87,34 @@ def read_panel(folder: Path) -> dict[str, Any]:
     return panel
 
 
-def badness(metric: Mapping[str, Any]) -> float:
-    """How bad a metric is, in its unit: larger is worse."""
-    value = metric["value"]
+def badness(metric: Mapping[str, Any]) -> np.ndarray:
+    """How bad a metric is on each scenario, in its unit: larger is worse."""
+    values = np.array(list(metric["values"].values()), dtype=float)
     if metric["better"] == "band":
         low, high = metric["band"]
-        return max(low - value, value - high, 0)
-    return {"higher": -value, "lower": value}[metric["better"]]
+        return np.maximum(np.maximum(low - values, values - high), 0)
+    return {"higher": -values, "lower": values}[metric["better"]]
 
 
 def worse(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    """Metrics of a panel that are worse than the champion's beyond the noise of both, and those it lacks."""
+    """Metrics of a panel that are worse than the champion's beyond noise, and those it lacks.
+
+    Both answered the same prompts, so what counts is the loss on each scenario: the lower end of its one-sided interval over
+    scenarios, whose answers stand or fall together. It is Student's t, since a bootstrap of so few scenarios is too narrow, at the
+    level REFUSED / metrics (Bonferroni), so that a model as good as the champion passes all of them with at least 1 - REFUSED.
+    """
     found = []
     for key, before in old["metrics"].items():
         now = new["metrics"].get(key)
-        if now is None:
-            found.append(f"{key} is missing")
+        if now is None or list(now["values"]) != list(before["values"]):
+            found.append(f"{key} is missing, or of other scenarios")
             continue
-        noise = math.hypot(now["noise"], before["noise"])
-        if badness(now) - badness(before) > noise:
-            found.append(f"{key} {now['value']:.4g} against {before['value']:.4g} (noise {noise:.2g})")
+        losses = badness(now) - badness(before)
+        quantile = student.ppf(1 - REFUSED / len(old["metrics"]), len(losses) - 1)
+        least = losses.mean() - quantile * losses.std(ddof=1) / math.sqrt(len(losses))
+        was, value = (statistics.fmean(one["values"].values()) for one in (before, now))
+        if least > MARGIN * abs(was):
+            found.append(f"{key} {value:.4g} against {was:.4g} (worse by {least:.2g} or more)")
     return found
 
 
@@ -180,23 +197,49 @@ class Promotion:
     def decide(self) -> Decision:
         """Ask every gate; the alias moves after the last one only."""
         reasons = []
-        for gate in (self.weights, self.evaluated, self.registered, self.plays, self.no_worse):
-            try:
-                reasons.append(gate())
-            except UserError as problem:
-                return Decision(self.version, False, [*reasons, f"refused: {problem}"])
+        try:
+            for gate in (self.weights, self.evaluated, self.registered, self.plays):
+                reasons += [gate()]
+            with alone(self.known):  # the champion that it is compared with is champion until the alias moves
+                reasons.append(self.no_worse())
+                self._crown()
+        except UserError as problem:
+            return Decision(self.version, False, [*reasons, f"refused: {problem}"])
+        return Decision(self.version, True, [*reasons, f"{NAME}@{ALIAS} is version {self.version}"])
+
+    def _crown(self) -> None:
         assert self.version
         client, version = self.known.client, self.known.get(self.version)
         client.log_text(version.run_id, json.dumps(self.panel), f"panels/{self.version}.json")
         client.update_model_version(NAME, self.version, registry.describe(registry.read_card(self.folder), self.panel))
         if self.known.champion() != self.version:
             move(self.known, [*history(self.known), self.version])
-        return Decision(self.version, True, [*reasons, f"{NAME}@{ALIAS} is version {self.version}"])
+
+
+@contextmanager
+def alone(known: Registry) -> Iterator[None]:
+    """Nobody else moves the alias in this block, on any machine: MLflow has no lock, but makes a model of one name once."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        known.client.create_registered_model(LOCK, description="It is there while the champion changes.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        what = f"the champion is being changed by another: try again; if nothing runs, delete the registered model {LOCK}"
+        raise UserError(f"{what} (`make mlflow`)") from None
+    try:
+        yield
+    finally:
+        known.client.delete_registered_model(LOCK)
 
 
 def history(known: Registry) -> list[str]:
-    """The champions so far, the newest last."""
-    return known.client.get_registered_model(NAME).tags.get(HISTORY, "").split()
+    """The champions so far, the newest last: whom the alias names, also where it was moved by hand or a move was cut short."""
+    champions, now = known.client.get_registered_model(NAME).tags.get(HISTORY, "").split(), known.champion()
+    if now in champions:
+        return champions[: len(champions) - champions[::-1].index(now)]
+    return [*champions, now] if now else champions
 
 
 def move(known: Registry, champions: list[str]) -> None:
@@ -206,21 +249,29 @@ def move(known: Registry, champions: list[str]) -> None:
 
 def promote(folder: Path, store: Store | None = None, downloads: Path = registry.DOWNLOADS) -> Decision:
     """Put a model folder through the gates. A refusal is no error; UserError where the store cannot be used."""
-    return Promotion(Registry(store), folder, downloads).decide()
+    known = Registry(store)
+    with known.store.usable():
+        return Promotion(known, folder, downloads).decide()
 
 
 def rollback(store: Store | None = None, downloads: Path = registry.DOWNLOADS, check: Callable[[Path], Any] = writes) -> str:
-    """Give the alias to the champion before, which must still load and write; returns its version."""
+    """Give the alias to the last champion before this one that still loads and writes; returns its version, and says which others
+    it passed by."""
     known = Registry(store)
-    champions = history(known) if known.versions() else []
-    if len(champions) < 2:
-        raise UserError("there is no champion before this one")
-    try:
-        check(known.fetch(champions[-2], downloads))
-    except GateError as problem:
-        raise UserError(f"version {champions[-2]} cannot play ({problem}): the champion stays version {champions[-1]}") from None
-    move(known, champions[:-1])
-    return champions[-2]
+    with known.store.usable(), alone(known):
+        champions = history(known) if known.versions() else []
+        for at in reversed(range(len(champions) - 1)):
+            version = champions[at]
+            if version == champions[-1]:
+                continue
+            try:
+                check(known.fetch(version, downloads))
+            except RegistryError as problem:
+                console.print(f"version {version} is passed by, it cannot play: {problem}")
+                continue
+            move(known, champions[: at + 1])
+            return version
+    raise UserError("there is no champion before this one that plays: nothing has changed")
 
 
 def main(args: Args) -> None:

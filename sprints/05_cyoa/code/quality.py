@@ -17,7 +17,6 @@ from .storytext import Draft, Example, parse
 WORD_LIST = Path(__file__).resolve().parents[1] / "data" / "word_list.txt"
 FEWEST, MOST = 2, 4  # choices of a scene
 FEWEST_WORDS = 5  # of a scene
-GROUP = 8  # answers whose words are counted together: the share of different ones falls with the size of a set
 REFERENCES = 24  # other answers that an answer is compared with: self-BLEU rises with their number
 COPIED = 12  # words in a row, from which on a passage counts as copied
 Gram = tuple[str, ...]
@@ -61,12 +60,6 @@ def distinct(scenes: Sequence[str], n: int) -> float:
     """Share of different word n-grams among all of some scenes (Li et al. 2016)."""
     found = [gram for scene in scenes for gram in grams(words(scene), n)]
     return len(set(found)) / len(found) if found else 0.0
-
-
-def groups(scenes: Sequence[str], size: int = GROUP, seed: int = 0) -> list[list[str]]:
-    """The scenes in groups of one size, by lot; what is left over is left out, unless it is all there is."""
-    drawn = random.Random(seed).sample(list(scenes), len(scenes))
-    return [drawn[at : at + size] for at in range(0, len(drawn) - size + 1, size)] or [drawn]
 
 
 def bleu(scene: str, others: Sequence[str], n: int = 4) -> float:

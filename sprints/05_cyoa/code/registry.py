@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import statistics
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -61,22 +62,22 @@ def weights(folder: Path) -> str:
     if not files:
         raise RegistryError(f"{folder} holds no weights (model.safetensors): train it again")
     try:
-        tensors = {key: file for file in files for key in _open(file).keys()}  # noqa: SIM118
-        lines = [f"{key} {_tensor(tensors[key], key)}" for key in sorted(tensors)]
+        return _weights(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     except Exception as error:  # a header that is no JSON, a file that ends early
         raise RegistryError(f"the weights in {folder} are damaged ({error}): train it again, or restore them") from None
-    return data.digest("\n".join(lines).encode())
 
 
-def _open(file: Path) -> Any:
-    return safe_open(file, "pt")
+@functools.lru_cache
+def _weights(files: Sequence[tuple[Path, int, int]]) -> str:
+    """Files that have the same size and time of change are read once: the game asks every half a minute."""
+    opened: list[Any] = [safe_open(file, "pt") for file, *_ in files]
+    tensors = {key: one for one in opened for key in one.keys()}  # noqa: SIM118
+    return data.digest("\n".join(f"{key} {_tensor(tensors[key].get_tensor(key))}" for key in sorted(tensors)).encode())
 
 
-def _tensor(file: Path, key: str) -> str:
-    import torch
-
-    tensor = _open(file).get_tensor(key).to(torch.float32)
-    return f"{list(tensor.shape)} {data.digest(tensor.numpy().tobytes())}"
+def _tensor(stored: Any) -> str:
+    values = stored.float()
+    return f"{list(values.shape)} {data.digest(values.numpy().tobytes())}"
 
 
 def logits(model: Any, tokenizer: Any) -> Any:
@@ -111,7 +112,8 @@ class Registry:
         for version in self.versions():
             if version.tags.get(WEIGHTS) == sha256 and version.tags.get(TAG) == card["data_version"]:
                 return str(version.version)
-        return self.add(models.load(str(folder), "cpu"), card, run)
+        with self.store.usable():
+            return self.add(models.load(str(folder), "cpu"), card, run)
 
     def add(self, loaded: models.LoadedModel, card: dict[str, Any], run: str | None = None) -> str:
         """Store a model in memory, fetch it back, compare the logits, and only then make it a version; returns its number."""
@@ -149,7 +151,8 @@ class Registry:
 
     def versions(self) -> Sequence[Any]:
         """Every version, newest first."""
-        return sorted(self.client.search_model_versions(f"name = '{NAME}'"), key=lambda version: -int(version.version))
+        with self.store.usable():
+            return sorted(self.client.search_model_versions(f"name = '{NAME}'"), key=lambda version: -int(version.version))
 
     def get(self, version: str) -> Any:
         """One version. Raises RegistryError where there is none of that number."""
@@ -160,7 +163,8 @@ class Registry:
 
     def champion(self) -> str | None:
         """The number of the version that plays, or None."""
-        found = self.client.search_registered_models(f"name = '{NAME}'")
+        with self.store.usable():
+            found = self.client.search_registered_models(f"name = '{NAME}'")
         return str(found[0].aliases[ALIAS]) if found and ALIAS in found[0].aliases else None
 
     def fetch(self, version: str, downloads: Path = DOWNLOADS) -> Path:
@@ -260,9 +264,9 @@ def describe(card: dict[str, Any], panel: dict[str, Any] | None = None) -> str:
         "- Limits: it forgets names, it repeats itself, and it knows nothing; the README of the sprint measures how far it goes.",
     ]
     if panel:
-        lines += ["", "| measure | value | noise | better |", "| --- | --- | --- | --- |"]
+        lines += ["", "| measure | mean over test scenarios | better |", "| --- | --- | --- |"]
         for key, one in sorted(panel["metrics"].items()):
-            lines.append(f"| {key} | {one['value']:.4g} | {one['noise']:.2g} | {one['better']} |")
+            lines.append(f"| {key} | {statistics.fmean(one['values'].values()):.4g} | {one['better']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -290,10 +294,6 @@ def _shipped(why: str) -> Champion:
     if (SHIPPED / "model.safetensors").is_file():
         return Champion(SHIPPED, "shipped", why)
     return Champion(models.POCKET, "pocket", f"{why}, and no model is shipped yet")
-
-
-def champion_folder() -> Path:
-    return champion().folder
 
 
 def line(error: Exception) -> str:

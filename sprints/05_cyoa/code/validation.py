@@ -14,22 +14,31 @@ from .scenarios import Scenario
 from .storytext import Example
 
 
-def validate(
-    run: runlog.Run, panel: Panel, training: Sequence[Example], scenarios: Sequence[Scenario]
-) -> dict[str, dict[str, np.ndarray]]:
-    """The human answers, and how well each measure tells them from spoiled ones."""
-    human = [example.response for example in panel.examples]
-    values = {"human": panel.measure(human)}
+def human(run: runlog.Run, panel: Panel, training: Sequence[Scenario]) -> dict[str, np.ndarray]:
+    """The measures of the human answers, which are the reference of all others."""
+    answers = [example.response for example in panel.examples]
+    values = panel.measure(answers)
     for name, one in MEASURES.items():
-        found = values["human"][name]
         meaning = f"{one.meaning}: human answers; in place of an interval the 5th to 95th percentile of groups of them"
-        run.metric(f"{name}_human", found.astype(float), unit=one.unit, meaning=meaning, interval=band(one, found))
-    ways = corruption.corruptions(training)
+        run.metric(f"{name}_human", values[name].astype(float), unit=one.unit, meaning=meaning, interval=band(one, values[name]))
+    scenes, genres = [draft.scene for draft in quality.drafts(answers)], [panel.genres[name] for name in panel.scenarios]
+    taught = Moods.of_scenes(training).right(scenes, genres)
+    meaning = "held-out human scenes whose mood a classifier recognises that learned from the training scenes"
+    run.metric("mood_accuracy_taught_by_scenes", taught, unit="fraction", higher_is_better=True, meaning=meaning)
+    run.metric("mood_chance", 1 / len(MOODS), unit="fraction", meaning="the same by chance, were all moods equally frequent")
+    return values
+
+
+def validate(run: runlog.Run, panel: Panel, training: Sequence[Example]) -> set[str]:
+    """Measure how well each measure tells human answers from spoiled ones; the names of those that see what they are there for.
+    The answers are others than those beside which systems are judged."""
+    answers = [example.response for example in panel.examples]
+    values, ways = panel.measure(answers), corruption.corruptions(training)
     areas, seen = np.zeros((len(MEASURES), len(ways))), np.zeros((len(MEASURES), len(ways)), dtype=bool)
     for column, way in enumerate(run.track(ways, "corruptions")):
-        spoiled = panel.measure(corruption.spoiled(ways[way], human))
+        spoiled = panel.measure(corruption.spoiled(ways[way], answers))
         for row, (name, one) in enumerate(MEASURES.items()):
-            areas[row, column], seen[row, column] = sight(one, values["human"][name], spoiled[name])
+            areas[row, column], seen[row, column] = sight(one, values[name], spoiled[name])
     own = [(row, list(ways).index(one.sees)) for row, one in enumerate(MEASURES.values())]
     for (row, column), (name, one) in zip(own, MEASURES.items(), strict=True):
         meaning = f"area under the ROC curve by which it tells human answers from: {one.sees}"
@@ -39,11 +48,6 @@ def validate(
     blind = {way: [name for row, name in enumerate(MEASURES) if not seen[row, at]] for at, way in enumerate(ways)}
     for way, names in blind.items():
         run.observe(f"Spoiled by {way}: unseen by {', '.join(names).replace('_', ' ') or 'none'}.")
-    scenes, genres = [draft.scene for draft in quality.drafts(human)], [panel.genres[e.scenario] for e in panel.examples]
-    taught = Moods.of_scenes(scenarios).right(scenes, genres)
-    meaning = "held-out human scenes whose mood a classifier recognises that learned from the training scenes"
-    run.metric("mood_accuracy_taught_by_scenes", taught, unit="fraction", higher_is_better=True, meaning=meaning)
-    run.metric("mood_chance", 1 / len(MOODS), unit="fraction", meaning="the same by chance, were all moods equally frequent")
     with runlog.style() as plt:
         run.figure(
             sight_figure(plt, areas, list(ways)),
@@ -52,7 +56,7 @@ def validate(
             "half is blind, below it the spoiled text looks better than the human. Framed is what a measure is there for.",
             matters="Most cells are blind: a model can pass any one of these measures with broken text.",
         )
-    return values
+    return {name for name, sees in zip(MEASURES, caught, strict=True) if sees}
 
 
 def power(run: runlog.Run) -> None:

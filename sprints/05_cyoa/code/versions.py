@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,6 +163,16 @@ class Store:
             found = self.client.get_experiment_by_name(EXPERIMENT)
             self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts)
         except Exception as error:  # the store may be a file, a database or a server: each has its own errors
+            raise self._unusable(error) from error
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """Say in one line what MLflow raises in the block."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> UserError:
