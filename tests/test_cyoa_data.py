@@ -149,6 +149,14 @@ def test_the_step_prints_what_changed_and_logs_each_version_once(store, tmp_path
     assert f"1 changes since {first[:12]}" in capsys.readouterr().out
 
 
+def test_an_unknown_version_is_refused_before_anything_is_timed(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    monkeypatch.setattr(prepare_data, "DATA", tmp_path)
+    write(tmp_path, raw("good-bell"))
+    with pytest.raises(UserError, match="versions begin with 'nothing'"):
+        prepare_data.main(prepare_data.Args(against="nothing", repeats=0, out=tmp_path / "out"))
+
+
 def test_data_with_an_error_is_refused_and_each_file_is_named(tmp_path, capsys):
     good, bad, worse = raw("good-bell"), raw("bad-bell"), raw("worse-bell")
     bad["scenes"]["b"]["choices"][0]["to"] = "nowhere"

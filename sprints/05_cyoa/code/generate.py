@@ -22,7 +22,7 @@ from shared.report import quoted, write_atomically
 from . import lint, quality, registry, scenarios, storytext
 from .engines import choices
 from .engines.base import Engine, EngineError, Request
-from .engines.choose import Kind, open_engine
+from .engines.choose import open_engine
 from .train import counter
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Args(runlog.Args):
     """Genre of a story of your own (default: fantasy), or the only one of the samples."""
     model: Path | None = None
     """A model folder; when not given the champion of the registry."""
-    engine: Kind = "auto"
+    engine: Literal["auto", "fast", "hf", "mlx"] = "auto"
     """auto, fast, hf or mlx."""
     stories: int = 6
     """Of the samples; more where the model ends some early, so that there are stories x turns scenes."""
@@ -87,15 +87,14 @@ async def write(
 
 
 def worlds(args: Args) -> list[tuple[str, storytext.World]]:
-    """Title and world of every sample: held-out scenarios in the order of their names, or the one of the genre asked for."""
+    """Title and world of every sample: test scenarios in the order of their names, or the one of the genre asked for."""
     every = scenarios.load()
     if args.genre:
         found = [one for one in every if one.genre == lint.genre_key(args.genre)]
         if not found:
             raise UserError(f"no scenario of the genre {args.genre!r}: give a PROMPT, or one of {', '.join(lint.genres(every))}")
     else:
-        parts = scenarios.split(every)
-        found = sorted([*parts.test, *parts.validation], key=lambda one: one.id)
+        found = sorted(scenarios.split(every).test, key=lambda one: one.id)
     return [(one.title, storytext.world(one, one.summary)) for one in found]
 
 
@@ -112,7 +111,7 @@ def main(args: Args) -> dict:
     title, objective = "Samples", "What do scenes read like that nobody has selected?"
     setup = {
         "Model": "the champion, through the engine of the game",
-        "Data": "held-out scenarios: hero, cast and summary are given, every scene is the model's, the choices taken are drawn",
+        "Data": "test scenarios: hero, cast and summary are given, every scene is the model's, the choices taken are drawn",
         "Sampling": f"temperature {args.temperature:g}, top 40, at most {args.tokens} tokens",
     }
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
@@ -194,7 +193,7 @@ def record(run: runlog.Run, drafts: Sequence[storytext.Draft]) -> None:
     run.metric("samples_from_deck", deck, unit="fraction", higher_is_better=False, meaning=meaning)
     repeated = [quality.repetition(scene) for scene in scenes]
     run.metric("samples_repetition_4", repeated, unit="fraction", meaning="4-grams of a scene that stood in it before")
-    run.observe("The stories are the first held-out scenarios by name; no scene was drawn twice or left out.")
+    run.observe("The stories are the first test scenarios by name; no scene was drawn twice or left out.")
     run.conclude(f"{len(drafts)} scenes with {np.mean(words):.0f} words on average stand in scenes.md, as they came.")
 
 

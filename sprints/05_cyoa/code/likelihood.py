@@ -14,7 +14,8 @@ SHUFFLES = 4  # orders of sentences that the true one is compared with
 
 
 def sentences(scene: str) -> list[str]:
-    return [part for part in re.split(r"(?<=[.!?])[\"']?\s+", scene.strip()) if part]
+    """The sentences of a scene, each with the quotation mark that closes it."""
+    return [part for part in re.split(r"(?<=[.!?])\s+|(?<=[.!?][\"'])\s+", scene.strip()) if part]
 
 
 def shuffled(scene: str, rng: random.Random) -> str:

@@ -60,6 +60,8 @@ def main(args: Args) -> dict:
     with runlog.Run(args, __file__, "data", title=title, objective=objective, setup=setup, seeds=[args.split_seed]) as run:
         files = sorted(DATA.glob("*.yaml"))[: 6 if args.smoke else None]
         scenarios = checked(files)
+        if args.mlflow and not args.smoke:
+            versions.Store().recall(args.against)  # a version that nobody knows is better refused before all else
         run.data("scenarios", versions.version(scenarios), rows=len(scenarios), source=DATA.relative_to(ROOT).as_posix())
         sizes(run, scenarios, split(scenarios, args.split_seed))
         artifacts = process(files, args.split_seed)
