@@ -40,6 +40,10 @@ def ablations(plt: Any, rows: Sequence[tuple[str, Mapping[str, dict]]], titles: 
             axes.plot(metric["mean"], place, "o", color="C1" if place == 0 else "C0")
         axes.axvline(rows[0][1][measure]["mean"], color="C1", linewidth=1, linestyle=":")
         axes.set_xlabel(textwrap.fill(title, 24))
+        if measure == "perplexity":  # one variant is far off, and would hide the others
+            axes.set_xscale("log")
+            axes.set_xticks([1, 2, 5, 10], ["x1", "x2", "x5", "x10"])
+            axes.set_xticks([], minor=True)
     panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
     panels[0].invert_yaxis()
     figure.tight_layout(w_pad=2)
