@@ -5,6 +5,7 @@ $ make cyoa-load ARGS="--only players"      one of players, choices, crowd, engi
 $ make cyoa-load ARGS=--smoke               toy size
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from shared import runlog
@@ -50,7 +51,14 @@ def main(args: Args) -> dict:
         raise UserError("--users, --rounds, --turns, --scenes, --crowd and --prompts are at least 1")
     if args.tokens < 16 or args.minutes <= 0:
         raise UserError("--tokens is at least 16, --minutes more than 0")
-    return {name: EXPERIMENTS[name](args) for name in args.only or EXPERIMENTS}
+    if not args.smoke:
+        return measured(args, waiting.game)
+    with waiting.game() as server:  # one for all: most of the time would go into starting them
+        return measured(args, lambda *_: nullcontext(server))
+
+
+def measured(args: Args, game: waiting.Game) -> dict:
+    return {name: EXPERIMENTS[name](args, game) for name in args.only or EXPERIMENTS}
 
 
 if __name__ == "__main__":

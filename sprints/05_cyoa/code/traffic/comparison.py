@@ -1,7 +1,6 @@
 """How much text a second of a core gives: the experiment engines of `load`."""
 
 import asyncio
-import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,7 @@ from .. import registry
 from ..engines import throughput
 from ..engines.choose import open_engine
 from . import figures, rivals, servers
+from .waiting import Game
 
 REPEATS = 4  # bursts on the fast engine, one after the other: the CPU time of one would be too short to read
 NAMES = {
@@ -33,7 +33,7 @@ RATIOS = {
 PROMPTS = {"": "from the beginning of a story", "_long_prompts": "from the middle of a story"}
 
 
-def engines(args: Any) -> dict:
+def engines(args: Any, game: Game) -> dict:
     champion = registry.champion()
     with (
         ExitStack() as stack,
@@ -55,8 +55,7 @@ def engines(args: Any) -> dict:
         loaded = models.load(str(champion.folder), "cpu")
         engine = open_engine("fast", champion.folder, champion.name)
         stack.callback(lambda: asyncio.run(engine.close()))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = {name: stack.enter_context(server) for name, server in started(champion.folder, folder).items()}
+        running = {name: stack.enter_context(server) for name, server in started(champion.folder, game).items()}
 
         def count(text: str) -> int:
             return len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -106,12 +105,11 @@ def engines(args: Any) -> dict:
     return run.report
 
 
-def started(model: Path, folder: Path) -> dict[str, AbstractContextManager[servers.Server]]:
-    """The three servers, not yet entered; `folder` is for our database."""
-    ports = [servers.free_port() for _ in range(3)]
-    ours = servers.ours(ports[0], folder, "--engine", "fast", "--queue", "64")
+def started(model: Path, game: Game) -> dict[str, AbstractContextManager[servers.Server]]:
+    """The three servers, not yet entered."""
+    ports = [servers.free_port() for _ in range(2)]
     return {
-        "http_fast": servers.running(ours, ports[0], "/readyz"),
-        "http_naive": servers.running(servers.naive(ports[1], model), ports[1], "/livez"),
-        "http_transformers_serve": servers.running(servers.transformers(ports[2], model), ports[2], "/health"),
+        "http_fast": game("--engine", "fast", "--queue", "64"),
+        "http_naive": servers.running(servers.naive(ports[0], model), ports[0], "/livez"),
+        "http_transformers_serve": servers.running(servers.transformers(ports[1], model), ports[1], "/health"),
     }

@@ -5,8 +5,8 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ CALM = (200, 429, 503)  # what a crowd may be answered
 GROWTH = 50.0  # MiB that are still flat
 GAME = 160  # tokens of a scene with its choices, as the game asks for
 WARM = 9000  # number of a player who only warms the server up
+Game = Callable[..., AbstractContextManager[servers.Server]]  # takes flags of the server
 
 
 @contextmanager
-def game() -> Iterator[servers.Server]:
+def game(*flags: str) -> Iterator[servers.Server]:
     """The server as players start it, warmed up."""
     with tempfile.TemporaryDirectory() as folder:
         port = servers.free_port()
-        with servers.running(servers.ours(port, Path(folder)), port, "/readyz") as server:
+        with servers.running(servers.ours(port, Path(folder), *flags), port, "/readyz") as server:
             asyncio.run(play(server.url, names(), 2, 2, GAME, WARM))
             yield server
 
@@ -65,7 +66,7 @@ def listed(counted: Counter[Any]) -> str:
     return ", ".join(f"{number} x {what}" for what, number in counted.items()) or "none"
 
 
-def players(args: Any) -> dict:
+def players(args: Any, game: Game) -> dict:
     with runlog.Run(
         args,
         __file__,
@@ -112,7 +113,7 @@ def players(args: Any) -> dict:
     return run.report
 
 
-def choices(args: Any) -> dict:
+def choices(args: Any, game: Game) -> dict:
     with runlog.Run(
         args,
         __file__,
@@ -143,7 +144,7 @@ def sound(turn: Turn) -> bool:
     return not turn.choices if turn.ending else 2 <= len(different) == len(turn.choices) <= 4
 
 
-def crowd(args: Any) -> dict:
+def crowd(args: Any, game: Game) -> dict:
     with runlog.Run(
         args,
         __file__,
