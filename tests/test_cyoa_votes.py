@@ -8,12 +8,14 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from shared.errors import UserError
 
 votes = import_module("sprints.05_cyoa.code.votes")
 bradley_terry = import_module("sprints.05_cyoa.code.bradley_terry")
 storytext = import_module("sprints.05_cyoa.code.storytext")
+store, tables = (import_module(f"sprints.05_cyoa.code.api.{name}") for name in ("store", "tables"))
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KRIPPENDORFF = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")  # his example of 2011: four raters, twelve units
@@ -66,6 +68,36 @@ def test_ranking_recovers_known_strengths_and_forgets_sides():
     assert rows[0].rating - rows[2].rating == pytest.approx(1.6 * bradley_terry.POINTS, rel=0.2)
     turned = [(b, a, {"a": "b", "b": "a"}[winner]) for a, b, winner in cast]
     assert [row.rating for row in bradley_terry.fit(turned)] == pytest.approx([row.rating for row in rows])
+
+
+def test_the_interval_of_few_raters_is_wider_than_that_of_as_many_votes():
+    """Eight people, each of one mind: eight opinions, however often they are given."""
+    cast = [("x", "y", "a" if rater < 6 else "b") for rater in range(8) for _ in range(50)]
+    raters = [f"r{rater}" for rater in range(8) for _ in range(50)]
+    (alone, _), (together, _) = bradley_terry.fit(cast), bradley_terry.fit(cast, raters)
+    assert together.rating == alone.rating and together.low < 1000 < alone.low
+    each = bradley_terry.fit(cast, [f"r{at}" for at in range(len(cast))])[0]
+    assert each.high - each.low == pytest.approx(alone.high - alone.low, rel=0.6)
+
+
+def test_checks_of_attention_rank_nobody():
+    contest = [("x", "y", "a"), ("y", "x", "tie")]
+    checks = [("human", bradley_terry.SHUFFLED, "a"), (bradley_terry.SHUFFLED, "human", "b")]
+    assert bradley_terry.fit([*checks, *contest]) == bradley_terry.fit(contest) and bradley_terry.fit(checks) == []
+
+
+def test_pairs_and_checks_come_into_the_app_once(tmp_path, capsys):
+    found = votes.pairs(EXAMPLES, ANSWERS)
+    (tmp_path / "vote.html").write_text(votes.page(found), encoding="utf-8")
+    database = f"sqlite:///{tmp_path / 'stories.db'}"
+    for _ in range(2):
+        votes.main(add=tmp_path / "vote.html", database=database)
+    assert "14 new pairs" in (said := capsys.readouterr().out) and "0 new pairs" in said
+    with store.Store(database).session() as session:
+        kept = list(session.scalars(select(tables.Pair)))
+        texts = [{pair.model_a: pair.text_a, pair.model_b: pair.text_b} for pair in kept]
+    assert len(texts) == len(found) and all(pair["texts"] in texts for pair in found)
+    assert sum(votes.SHUFFLED in one for one in texts) == 2
 
 
 def test_ties_wins_alone_and_no_votes():

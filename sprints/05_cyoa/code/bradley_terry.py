@@ -1,6 +1,7 @@
 """From votes on pairs to a ranking: strengths with intervals, how far raters agree, who paid attention, how many votes it takes."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from scipy.stats import binom
 
 from shared.stats import wilson_interval
 
+SHUFFLED = "shuffled"  # the system of the worse text of a check of attention, which is no contest
 PRIOR = 0.5  # wins that either side of every two models has before the first vote
 POINTS = 400 / math.log(10)  # of an Elo scale, per unit of log-strength
 CENTRE = 1000
@@ -25,28 +27,38 @@ class Rated:
     high: float
 
 
-def fit(votes: Iterable[Cast], draws: int = 1000, seed: int = 0) -> list[Rated]:
+def fit(votes: Iterable[Cast], raters: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> list[Rated]:
     """Bradley-Terry strengths (Bradley & Terry 1952), best first; a tie is half a win to each side.
 
-    Every two models begin with half a win each, so a record of wins alone stays finite. The interval is a percentile bootstrap over
-    votes, drawn together with those half wins. Without a vote between two models there is nobody to rank.
+    Every two models begin with half a win each, so a record of wins alone stays finite. The interval is a percentile bootstrap:
+    since the votes of one person are of one taste, `raters` (one name per vote) are drawn first, then votes of each, together with
+    those half wins. Without raters all votes are taken for one person's. Without a vote between two models nobody is ranked.
     """
-    cast = [(a, b, winner) for a, b, winner in votes if a != b]
+    votes = list(votes)
+    cast = [(*vote, who) for vote, who in zip(votes, raters or [""] * len(votes), strict=True) if _contest(vote)]
     if not cast:
         return []
-    models = sorted({model for a, b, _ in cast for model in (a, b)})
+    models = sorted({model for a, b, *_ in cast for model in (a, b)})
     place, k = {model: at for at, model in enumerate(models)}, len(models)
-    cells = np.zeros((k, k, 2))  # wins of the row over the column; ties
-    for a, b, winner in cast:
+    of: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros((k, k, 2)))  # wins of the row over the column; ties
+    for a, b, winner, who in cast:
         i, j = (place[b], place[a]) if winner == "b" else (place[a], place[b])
-        cells[(i, j, 0) if winner != "tie" else (min(i, j), max(i, j), 1)] += 1
+        of[who][(i, j, 0) if winner != "tie" else (min(i, j), max(i, j), 1)] += 1
+    cells = np.sum(list(of.values()), axis=0)
     prior = np.stack([PRIOR * (1 - np.eye(k)), np.zeros((k, k))], axis=-1)
-    whole = (cells + prior).ravel()
-    drawn = np.random.default_rng(seed).multinomial(len(cast), whole / whole.sum(), draws).reshape(draws, k, k, 2)
+    rng, drawn = np.random.default_rng(seed), np.zeros((draws, k, k, 2))
+    times = rng.multinomial(len(of), np.full(len(of), 1 / len(of)), draws)  # how often each rater is drawn
+    for mine, often in zip(of.values(), times.T, strict=True):
+        whole = (mine + prior * mine.sum() / cells.sum()).ravel()
+        drawn += rng.multinomial(often * int(mine.sum()), whole / whole.sum()).reshape(drawn.shape)
     ratings = CENTRE + POINTS * strengths(cells + prior)
     low, high = np.quantile(CENTRE + POINTS * strengths(drawn + prior), (0.025, 0.975), axis=0)
     rows = [Rated(model, *map(float, (ratings[at], low[at], high[at]))) for model, at in place.items()]
     return sorted(rows, key=lambda row: -row.rating)
+
+
+def _contest(vote: Cast) -> bool:
+    return vote[0] != vote[1] and SHUFFLED not in vote[:2]
 
 
 def strengths(cells: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,10 +24,10 @@ from shared.errors import UserError
 from shared.runlog import console
 
 from . import bradley_terry, corruption
+from .bradley_terry import SHUFFLED
 from .storytext import Example
 
 WEB = Path(__file__).with_name("web")
-SHUFFLED = "shuffled"  # the system of the worse text of a check
 CHECK_EVERY = 6  # pairs per check
 PAIRS = re.compile(r'(?<=id="pairs">)([^<]*)(?=<)')
 Side = Literal["left", "right", "tie"]
@@ -163,7 +164,7 @@ def main(files: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), add: Pat
         votes = read(files)
         if not (kept := counted(votes)):
             raise UserError("no vote counts: give files of votes, of raters who pass the checks")
-        for row in bradley_terry.fit(cast(kept)):
+        for row in bradley_terry.fit(cast(kept), [vote.rater for vote in kept]):
             console.print(f"{row.model:12} {row.rating:5.0f}  [{row.low:.0f}, {row.high:.0f}]")
         alpha, out = agreement(kept), inattentive(votes)
         console.print(f"{len(kept)} votes; not counted for want of attention: {', '.join(sorted(out)) or 'nobody'}")
@@ -173,19 +174,24 @@ def main(files: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), add: Pat
 
 
 def _add(path: Path, database: str) -> None:
-    from .api import evaluation, store
+    """Pairs and checks, each once: the id of a pair is made of its texts."""
+    from sqlalchemy import select
+
+    from .api import evaluation, store, tables
 
     if not database:
         raise UserError("--add needs --database URL, the one that the app is served with")
-    found = read_page(path)
+    found, kept = read_page(path), store.Store(database)
+    with kept.session() as session:
+        known = set(session.scalars(select(tables.Pair.id)))
     rows = []
     for pair in found:
-        if SHUFFLED in pair["texts"]:  # a check is no contest, and the app's leaderboard knows none
-            continue
         (model_a, text_a), (model_b, text_b) = random.sample(sorted(pair["texts"].items()), 2)
-        rows.append({"prompt": pair["prompt"], "text_a": text_a, "text_b": text_b, "model_a": model_a, "model_b": model_b})
-    evaluation.add_pairs(store.Store(database), rows)
-    console.print(f"{len(rows)} pairs for {database}")
+        row = {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, pair["id"])), "prompt": pair["prompt"]}
+        rows.append(row | {"text_a": text_a, "text_b": text_b, "model_a": model_a, "model_b": model_b})
+    new = [row for row in rows if row["id"] not in known]
+    evaluation.add_pairs(kept, new)
+    console.print(f"{len(new)} new pairs for {database}, {len(rows) - len(new)} were there")
 
 
 if __name__ == "__main__":
