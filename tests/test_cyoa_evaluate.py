@@ -10,8 +10,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import tyro
 
-from shared import models
+from shared import models, runlog
 from shared.errors import UserError
 
 CODE = "sprints.05_cyoa.code."
@@ -25,7 +26,7 @@ base = import_module(f"{CODE}engines.base")
 @pytest.fixture(scope="module")
 def data():
     tokenizer, *_ = models.load_tokenizer(models.POCKET)
-    return evaluate.load(evaluate.Args(prompts=4), tokenizer)
+    return evaluate.load(evaluate.Args(smoke=True), tokenizer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -89,6 +90,28 @@ def test_a_judge_that_is_not_there_is_one_line(server):
         asked.judge("", "x", "y")
     with pytest.raises(UserError, match="--judge-url"):
         judge.Judge("localhost:8000")
+    for url in ("http://127.0.0.1:9/v1", "localhost:8000"):  # before a model is loaded
+        with pytest.raises(UserError, match="judge"):
+            evaluate.main(evaluate.Args(smoke=True, mlflow=False, judge_url=url, model=models.ROOT / "nowhere"))
+
+
+def test_a_judge_that_stops_costs_its_own_verdicts_only(server, tmp_path):
+    args = evaluate.Args(out=tmp_path, judge_url=server.url)
+    run = runlog.Run(args, str(evaluate.__file__), "evaluation", title="t", objective="o", setup={})
+    answers = {"model": ["good", "good"], "base": ["bad", "bad"], "human": ["best", "best"]}
+
+    def verdict(first, second):
+        if "best" in first + second:
+            server.shutdown()
+            return 1 / 0
+        return "1" if first == "good" else "2"
+
+    server.verdict = verdict
+    evaluate.judged(run, args, ["So far."] * 2, answers)
+    assert run.report["metrics"]["judge_wins_over_base"]["mean"] == 1
+    assert "judge_wins_over_human" not in run.report["metrics"]
+    (said,) = run.report["observations"]
+    assert "stopped before its end" in said and "\n" not in said
 
 
 def test_scorers_give_mlflow_our_values(data, tmp_path):
@@ -97,8 +120,8 @@ def test_scorers_give_mlflow_our_values(data, tmp_path):
 
     before = mlflow.get_tracking_uri()
     memory = quality.Memory([example.response for example in data.training])
-    answers = [data.held_out[0].response, "Go on now then. " * 10, data.training[0].response]
-    run, means = scorers.evaluate(store, data.held_out[:3], answers, memory, quality.word_list(), {"data_version": "x"})
+    answers = [data.test[0].response, "Go on now then. " * 10, data.training[0].response]
+    run, means = scorers.evaluate(store, data.test[:3], answers, memory, quality.word_list(), {"data_version": "x"})
     assert mlflow.get_tracking_uri() == before
     assert means["valid_format/mean"] == pytest.approx(2 / 3)
     assert means["repetition_4/mean"] == pytest.approx(np.mean([quality.repetition(storytext.parse(a).scene) for a in answers]))
@@ -109,12 +132,20 @@ def test_scorers_give_mlflow_our_values(data, tmp_path):
 
 
 def test_the_gates_refuse_what_is_worse_than_the_champion():
-    human = np.linspace(0.2, 0.4, 41)
-    good = {name: panel.gate(one, human, human) for name, one in panel.MEASURES.items()}
+    stories = [f"story-{at}" for at in range(8) for _ in range(5)]
+
+    def read(name, answers):
+        one = panel.MEASURES[name]
+        return panel.gate(one, answers[::5] if one.sets else answers, human[::5] if one.sets else human, stories)
+
+    human = np.random.default_rng(0).normal(0.3, 0.05, 40)
+    good = {name: read(name, human) for name in panel.MEASURES}
+    assert all(list(one["values"]) == stories[::5] for one in good.values())
+    assert good["carry_over"]["values"]["story-1"] == pytest.approx(human[5:10].mean())
     assert not promote.worse({"metrics": good}, {"metrics": good})
     for name, one in panel.MEASURES.items():
         off = human - 0.2 if one.better == "higher" else human + 0.4
-        (reason,) = promote.worse({"metrics": good | {name: panel.gate(one, off, human)}}, {"metrics": good})
+        (reason,) = promote.worse({"metrics": good | {name: read(name, off)}}, {"metrics": good})
         assert reason.startswith(name)
     assert promote.worse({"metrics": {}}, {"metrics": good})
 
@@ -153,7 +184,7 @@ def test_samples_are_as_many_as_asked_for_where_stories_end_early(monkeypatch):
 
 def test_scenes_through_the_engine_have_valid_choices(data):
     genres = {scenario.id: scenario.genre for scenario in data.every}
-    examples = [*data.held_out, *data.training[:4]]
+    examples = [*data.test[:4], *data.training[:4]]
     drafts = asyncio.run(evaluate.write(models.POCKET, examples, genres, 24))
     assert all(quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, examples, strict=True))
 
@@ -165,5 +196,7 @@ def test_a_story_of_ones_own_is_told(capsys):
     assert told.startswith("The lighthouse") and "->" in told and "The end." in told
     with pytest.raises(UserError, match="PROMPT is empty"):
         generate.main(generate.Args(prompt=" ", **args))
+    with pytest.raises(SystemExit):  # it would need an address, which this step does not take
+        tyro.cli(generate.Args, args=["--engine", "openai"])
     with pytest.raises(UserError, match="no scenario of the genre"):
         generate.worlds(generate.Args(genre="tax law"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -164,11 +165,30 @@ def test_the_examples_of_a_split_hold_no_scenario_of_another(pocket):
     assert all(len(part) >= 2 for part in ids) and len(set.union(*ids)) == sum(map(len, ids))
 
 
+def searching(args, folder, start):
+    found = sweep.study(args, folder, "v")
+    start.wait(60)
+
+    def loss(trial):
+        time.sleep(0.1)
+        return sweep.suggest(trial, 1, 0).learning_rate
+
+    found.optimize(loss, n_trials=6, callbacks=[optuna.study.MaxTrialsCallback(6)])
+
+
 def test_two_processes_of_a_search_share_its_trials(tmp_path):
-    args = sweep.Args(trials=3, epochs=1)
-    first, second = (sweep.study(args, tmp_path, "v") for _ in range(2))
-    until = [optuna.study.MaxTrialsCallback(args.trials)]
-    for search in (first, second, first):
-        search.optimize(lambda trial: sweep.suggest(trial, 1, 0).learning_rate, n_trials=2, callbacks=until)
-    assert len(first.trials) == len(second.trials) <= args.trials + 1 and first.best_value == second.best_value
+    args = sweep.Args(storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    assert sweep.study(args, tmp_path, "v").trials == []
+    forked = multiprocessing.get_context("fork")  # the libraries are there already
+    start = forked.Barrier(2)
+    both = [forked.Process(target=searching, args=(args, tmp_path, start)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+        assert process.exitcode == 0
+    trials = sweep.study(args, tmp_path, "v").trials
+    assert 6 <= len(trials) <= 7 and {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert len({trial.value for trial in trials}) == len(trials), "each draws its own"
     assert sweep.study(args, tmp_path, "w").trials == []  # other data, another search
