@@ -19,7 +19,9 @@ CODE = "sprints.05_cyoa.code"
 app_module, champion_module, store_module, limits_module = (
     import_module(f"{CODE}.api.{name}") for name in ("app", "champion", "store", "limits")
 )
-evaluation, scenarios, choose = (import_module(f"{CODE}.{name}") for name in ("api.evaluation", "scenarios", "engines.choose"))
+evaluation, ballots, scenarios, choose = (
+    import_module(f"{CODE}.{name}") for name in ("api.evaluation", "votes", "scenarios", "engines.choose")
+)
 STREAM = {"Accept": "text/event-stream"}
 
 
@@ -228,7 +230,7 @@ def test_votes_are_blind_and_kept(served, client):
         assert client.post("/eval/votes", json=vote).status_code == 204
         assert client.post("/eval/votes", json=vote).status_code == 409
     assert set(sides) == {"A", "B"}
-    assert evaluation.votes(served.store) == [("a", "b", "a")] * 12
+    assert ballots.cast(evaluation.votes(served.store)) == [("a", "b", "a")] * 12
     board = client.get("/eval/leaderboard").json()
     assert board["votes"] == 12 and [(row["model"], row["wins"], row["losses"]) for row in board["models"]] == [
         ("a", 12, 0),

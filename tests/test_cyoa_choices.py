@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ class Scripted:
 
     name = model_version = "scripted"
 
-    def __init__(self, text, line="", finish="stop", size=3):
+    def __init__(self, text: str, line: Any = "", finish: str = "stop", size: int = 3):
         self.text, self.line, self.finish, self.size, self.asked = text, line, finish, size, []
 
     async def submit(self, request):
@@ -31,7 +32,7 @@ class Scripted:
         line = self.line.pop(0) if isinstance(self.line, list) and request.prefix else self.line
         if isinstance(line, Exception) and request.prefix:
             raise line
-        text = line if request.prefix else self.text
+        text = str(line) if request.prefix else self.text
         for at in range(0, len(text), self.size):
             yield Piece(text[at : at + self.size], 1)
         yield Piece("", 0, "stop" if request.prefix else self.finish)

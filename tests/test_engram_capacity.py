@@ -63,7 +63,7 @@ def test_the_aim_is_judged_by_the_lower_end(found, verdict, tmp_path):
     run = runlog.Run(args, capacity.__file__, "capacity", title="t", objective="o", setup={})
     capacity.record(run, found, {(one.method, one.budget, one.size.count): 1e-2 for one in found})
     assert run.report["claims"][0]["verdict"] == verdict
-    assert "1.0 MB" in run.report["conclusion"] and len(run.report["observations"]) >= 2
+    assert "1.0 MiB" in run.report["conclusion"] and len(run.report["observations"]) >= 2
 
 
 def test_run_at_toy_size(tmp_path):

@@ -168,7 +168,9 @@ def tell(run: runlog.Run, variants: Sequence[Variant]) -> None:
     apart = [one for one in run.report["comparisons"] if one["ci95"][0] * one["ci95"][1] > 0]
     apart.sort(key=lambda one: one["difference"])
     said = ", ".join(f"{one['a']} ({100 * one['difference']:+.1f} points)" for one in apart) or "none"
-    run.observe(f"Variants whose difference in recall to the default excludes zero: {said}.")
+    run.observe(
+        f"Variants whose difference in recall to the default excludes zero ({len(variants) - 1} tests, not corrected): {said}."
+    )
     ratio = {one.key: metrics[f"ablation_perplexity_{one.key}"]["mean"] for one in variants}
     worst = max(variants, key=lambda one: ratio[one.key])
     run.observe(

@@ -176,7 +176,7 @@ def record(run: runlog.Run, found: Sequence[Point], rates: Rates) -> None:
         )
         down: dict[str, Any] = {"higher_is_better": False}
         meaning = f"stored beside the base, {what}"
-        run.metric(f"capacity_stored_{point.key}", point.megabytes, unit="MB", **down, meaning=meaning)
+        run.metric(f"capacity_stored_{point.key}", point.megabytes, unit="MiB", **down, meaning=meaning)
         logs = np.array([np.mean(one["log_ratio"]) for one in point.results])
         low, high = stats.mean_interval(logs) or (logs[0], logs[0])
         mean = float(np.exp(logs).mean())
@@ -205,7 +205,7 @@ def tell(run: runlog.Run, found: Sequence[Point]) -> None:
     memory = [point for point in found if point.method == "engram" and point.size.count == most]
     best = max(memory, key=lambda point: point.interval[0])
     low, high = (100 * bound for bound in best.interval)
-    got = f"{100 * best.shares.mean():.2f} % [{low:.2f}, {high:.2f}] of {most:,} facts in {best.megabytes:.1f} MB"
+    got = f"{100 * best.shares.mean():.2f} % [{low:.2f}, {high:.2f}] of {most:,} facts in {best.megabytes:.1f} MiB"
     over = f"{len(best.results)} seeds of {most:,} keys"
     run.claim(
         "10 000 private facts at 95 % exact match or more, within a stated table budget",
@@ -218,7 +218,7 @@ def tell(run: runlog.Run, found: Sequence[Point]) -> None:
     for method, name in METHODS.items():
         held = [point for point in found if point.method == method and point.interval[0] >= GOAL]
         largest = max(held, key=lambda point: (point.size.count, -point.budget), default=None)
-        what = "none" if largest is None else f"{largest.size.count:,} at budget x{largest.budget} ({largest.megabytes:.1f} MB)"
+        what = "none" if largest is None else f"{largest.size.count:,} at budget x{largest.budget} ({largest.megabytes:.1f} MiB)"
         run.observe(f"{name}: most facts that were kept at {GOAL:.0%} or more (lower end of the interval): {what}.")
     asked = {(point.method, point.budget) for point in found if point.size.count == most}
     missing = sorted({(METHODS[point.method], point.budget) for point in found if (point.method, point.budget) not in asked})

@@ -20,11 +20,11 @@ def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str]) -> Any:
             counts, means = [point.size.count for point in line], [100 * point.shares.mean() for point in line]
             bounds = [[100 * abs(bound - point.shares.mean()) for bound in point.interval] for point in line]
             style = {"color": f"C{place}", "marker": MARKERS[place], "capsize": 3}
-            label = f"x{budget}: {max(point.megabytes for point in line):.1f} MB at most"
+            label = f"x{budget}: {max(point.megabytes for point in line):.1f} MiB"
             axes.errorbar(counts, means, yerr=np.array(bounds).T, label=label, **style)
         axes.axhline(95, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", xlabel="private facts", title=name, ylim=(-4, 104))
-        axes.legend(title="budget, stored")
+        axes.legend(title="budget, stored at most", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3, columnspacing=1)
     panels[0][0].set_ylabel("exact match, %")
     return figure
 
@@ -66,12 +66,13 @@ def speed(plt: Any, rows: Sequence[tuple[str, dict]], unit: str) -> Any:
 
 
 def latency(plt: Any, series: Mapping[str, Sequence[tuple[int, dict]]]) -> Any:
-    """Microseconds per token against the rows of the table; series: label -> (rows, metric)."""
+    """Median microseconds per token against the rows of the table; series: label -> (rows, metric)."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for place, (label, points) in enumerate(series.items()):
         rows = [count for count, _ in points]
-        medians = [metric["mean"] for _, metric in points]
-        bounds = [[abs(metric["mean"] - bound) for bound in metric["ci95"]] for _, metric in points]
+        medians = [metric.get("median", metric["mean"]) for _, metric in points]
+        ends = [metric.get("median_ci95", metric["ci95"]) for _, metric in points]
+        bounds = [[abs(median - bound) for bound in of_it] for median, of_it in zip(medians, ends, strict=True)]
         axes.errorbar(rows, medians, yerr=np.array(bounds).T, marker=MARKERS[place], capsize=3, label=label)
     axes.set(xscale="log", xlabel="rows of the table", ylabel="microseconds per token", ylim=(0, None))
     axes.legend()

@@ -29,7 +29,7 @@ def interval(*terms: tuple[float, np.ndarray], draws: int = DRAWS) -> tuple[floa
     units, seeds = len(terms[0][1]), max(matrix.shape[1] for _, matrix in terms)
     total = sum(sign * np.broadcast_to(matrix, (units, seeds)) for sign, matrix in terms)
     low, high = np.quantile(((_shares(units, draws) @ total) * _shares(seeds, draws)).sum(1), (0.025, 0.975))
-    return float(low), float(high)
+    return round(float(low), 12), round(float(high), 12)  # a zero that is left of sums is no side of zero
 
 
 def interval_of_present(matrix: np.ndarray, draws: int = DRAWS) -> tuple[float, float]:

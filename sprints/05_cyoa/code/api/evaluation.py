@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
+from .. import votes as ballots
 from ..bradley_terry import fit
 from .errors import ApiError
 from .shapes import Line, NewVote
@@ -80,11 +81,14 @@ def find_pairs(store: Store, limit: int = 100) -> int:
     return len(rows)
 
 
-def votes(store: Store) -> list[tuple[str, str, str]]:
-    """All votes as (model_a, model_b, winner), winner "a", "b" or "tie"."""
+def votes(store: Store) -> list[ballots.Vote]:
+    """The votes that count: no checks of attention, and none of a rater who fails them."""
+    sides: dict[str, ballots.Side] = {"a": "left", "b": "right", "tie": "tie"}
     with store.session() as session:
-        rows = session.execute(select(Pair.model_a, Pair.model_b, Vote.winner).join(Vote, Vote.pair_id == Pair.id))
-        return [(a, b, winner) for a, b, winner in rows]
+        asked = select(Vote.rater, Pair.id, Pair.model_a, Pair.model_b, Vote.winner, Vote.ms)
+        rows = session.execute(asked.join(Vote, Vote.pair_id == Pair.id))
+        found = [ballots.Vote(rater, pair, a, b, sides[winner], ms or 0) for rater, pair, a, b, winner, ms in rows]
+    return ballots.counted(found)
 
 
 def _swapped(pair_id: str, rater: str) -> bool:
@@ -123,9 +127,10 @@ def routes(store: Store) -> APIRouter:
     @router.get("/leaderboard")
     def leaderboard() -> Leaderboard:
         """Bradley-Terry ratings with 95 % intervals, best first."""
-        if not (cast := votes(store)):
+        if not (counted := votes(store)):
             return Leaderboard(models=[], votes=0)
-        ratings = {row.model: row for row in fit(cast)}
+        cast = ballots.cast(counted)
+        ratings = {row.model: row for row in fit(cast, [vote.rater for vote in counted])}
         rows = []
         for model, row in ratings.items():
             mine = [(a == model, winner) for a, b, winner in cast if model in (a, b) and a != b]
