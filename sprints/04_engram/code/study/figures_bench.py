@@ -24,7 +24,7 @@ def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str]) -> Any:
             axes.errorbar(counts, means, yerr=np.array(bounds).T, label=label, **style)
         axes.axhline(95, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", xlabel="private facts", title=name, ylim=(-4, 104))
-        axes.legend(title="budget, stored at most", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3, columnspacing=1)
+        axes.legend(title="budget, stored at most", loc="upper center", bbox_to_anchor=(0.5, -0.16))
     panels[0][0].set_ylabel("exact match, %")
     return figure
 
