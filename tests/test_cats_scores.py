@@ -15,7 +15,7 @@ from shared.errors import UserError
 
 CODE = "sprints.01_paws_of_dread.code"
 snippets = import_module(f"{CODE}.snippets")
-scores = import_module(f"{CODE}.study.scores")
+scores = import_module(f"{CODE}.scores")
 judges = import_module(f"{CODE}.judges")
 
 SOUND = "The bowl is empty. I look into it, and it looks back at me for a while."

@@ -19,8 +19,8 @@ from shared.device import pick
 from shared.errors import UserError
 
 CODE = "sprints.01_paws_of_dread.code"
-ablations = import_module(f"{CODE}.study.ablations")
-adapter = import_module(f"{CODE}.engram.adapter")
+ablations = import_module(f"{CODE}.ablations")
+adapter = import_module(f"{CODE}.adapter")
 measures = import_module(f"{CODE}.measures")
 recipe = import_module(f"{CODE}.recipe")
 snippets = import_module(f"{CODE}.snippets")

@@ -19,9 +19,8 @@ CODE = "sprints.05_cyoa.code"
 app_module, champion_module, store_module, limits_module = (
     import_module(f"{CODE}.api.{name}") for name in ("app", "champion", "store", "limits")
 )
-evaluation, ballots, scenarios, choose = (
-    import_module(f"{CODE}.{name}") for name in ("api.evaluation", "votes", "scenarios", "engines.choose")
-)
+names = ("api.evaluation", "votes", "scenarios", "engines.choose")
+evaluation, ballots, scenarios, choose = (import_module(f"{CODE}.{name}") for name in names)
 STREAM = {"Accept": "text/event-stream"}
 
 
@@ -232,10 +231,8 @@ def test_votes_are_blind_and_kept(served, client):
     assert set(sides) == {"A", "B"}
     assert ballots.cast(evaluation.votes(served.store)) == [("a", "b", "a")] * 12
     board = client.get("/eval/leaderboard").json()
-    assert board["votes"] == 12 and [(row["model"], row["wins"], row["losses"]) for row in board["models"]] == [
-        ("a", 12, 0),
-        ("b", 0, 12),
-    ]
+    assert board["votes"] == 12
+    assert [(row["model"], row["wins"], row["losses"]) for row in board["models"]] == [("a", 12, 0), ("b", 0, 12)]
     assert client.get("/eval/pair", params={"rater": "mio"}).status_code == 404
 
 

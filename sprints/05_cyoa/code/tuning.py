@@ -207,9 +207,10 @@ def _code() -> str:
 def _last_checkpoint(folder: Path) -> tuple[Path, list[dict[str, float]]]:
     """The newest whole checkpoint and its log, which is empty when there is none; torn ones are removed."""
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        if (path / "trainer_state.json").is_file():  # written last
-            return path, json.loads((path / "trainer_state.json").read_text())["log_history"]
-        shutil.rmtree(path)
+        try:
+            return path, json.loads((path / "trainer_state.json").read_text())["log_history"]  # written last
+        except (OSError, ValueError):
+            shutil.rmtree(path)
     return folder, []
 
 

@@ -37,7 +37,7 @@ def interval_of_present(matrix: np.ndarray, draws: int = DRAWS) -> tuple[float, 
     there = ~np.isnan(matrix)
     units, seeds = _shares(len(matrix), draws), _shares(matrix.shape[1], draws)
     sums, counts = (((units @ part) * seeds).sum(1) for part in (np.nan_to_num(matrix), there.astype(float)))
-    low, high = np.quantile(sums / counts, (0.025, 0.975))
+    low, high = np.quantile(sums[counts > 0] / counts[counts > 0], (0.025, 0.975))  # a draw may hold nothing that was asked
     return float(low), float(high)
 
 

@@ -188,7 +188,8 @@ def smoke(args: Args) -> dict:
                 run.metric(
                     "serve_ready_seconds", time.perf_counter() - started, unit="s", meaning="from the start to a loaded model"
                 )
-                story = client.post("/stories", json={"scenario_id": scenarios.load()[0].id}).raise_for_status().json()
+                begun = {"scenario_id": scenarios.load()[0].id, "settings": {"authored": False}}  # the model is to tell it
+                story = client.post("/stories", json=begun).raise_for_status().json()
                 turn = {"parent_id": story["root"]["id"], "choice_id": story["root"]["choices"][0]["id"]}
                 accept = {"Accept": "text/event-stream"}
                 told = client.post(f"/stories/{story['story']['id']}/nodes", json=turn, headers=accept).raise_for_status().text
