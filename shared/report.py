@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.errors import UserError
+
 Reports = Mapping[str, dict]  # experiment -> report
 NOT_RUN = "not run here"
 
@@ -47,6 +49,12 @@ def replaced(folder: Path) -> Iterator[Path]:
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, mark: str, what: str) -> None:
+    """Raises UserError where `folder` is there and is neither empty nor `what`, which has a file called `mark`."""
+    if folder.exists() and not (folder.is_dir() and ((folder / mark).is_file() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} holds something else than {what}: choose another folder")
 
 
 def quoted(text: str) -> str:

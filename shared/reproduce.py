@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             done = read_all(ROOT / OUT / sprint.folder.name)
             if set(experiments) <= set(done) or sum(old[one]["seconds"] for one in experiments) > 60 * args.at_most:
                 continue
-            console.rule(f"{command}")
+            console.rule(command)
             if call([sys.executable, *shlex.split(command)[1:], "--out", str(OUT)]):
                 failed.append(command)
         new = sprint.reports(ROOT / OUT / sprint.folder.name)

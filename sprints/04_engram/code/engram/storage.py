@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shared.errors import UserError
-from shared.report import replaced
+from shared.report import refuse_foreign, replaced
 
 from .hashing import Vocabulary
 from .memory import EngramConfig, EngramMemory
@@ -22,8 +22,7 @@ def save(memory: EngramMemory, folder: Path) -> None:
     """Write to a folder beside `folder`, then move it there. Raises UserError for a folder that holds something else."""
     if memory.mapped is not None:
         raise UserError("a mapped memory is read-only: copy its folder, or load it without mapped=True")
-    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} holds something else than an Engram memory: choose another folder")
+    refuse_foreign(folder, CONFIG, "an Engram memory")
     about = {"format": FORMAT, "config": asdict(memory.config), "hidden_size": memory.hidden_size}
     about |= {"packs": memory.packs, "tokenizer": memory.vocabulary.fingerprint}
     with replaced(folder) as part:

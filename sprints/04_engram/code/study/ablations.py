@@ -14,12 +14,12 @@ from shared import runlog
 
 from ..patterns import Group
 from ..teaching.training import Recipe
-from . import comparison, figures_bench, regimes, significance
+from . import figures_bench, regimes, significance
+from .comparison import RATES, TUNING_SEEDS, beyond
 from .jobs import Job, run_jobs
 
 SEEDS = 3
-RATES = (1e-3, 3e-3, 1e-2)  # of every variant at first
-BEYOND = {1e-3: (3e-4,), 1e-2: (3e-2,)}  # what a grid grows by when its best rate is at an edge
+GRID = [RATES.index(rate) for rate in (1e-3, 3e-3, 1e-2)]  # of every variant at first
 MEASURES = {
     "recall": "exact match, S1 and S2",
     "perplexity": "perplexity of unrelated text / base",
@@ -77,18 +77,18 @@ def rates(args: Any, recipe: Recipe, variants: Sequence[Variant]) -> dict[str, f
     found: dict[str, dict[float, float]] = {variant.key: {} for variant in variants}
     if args.smoke or args.quick:
         return {key: recipe.rate for key in found}
-    grids = {key: RATES for key in found}
+    grids = {key: GRID for key in found}
     for _ in range(2):
         wanted = {
-            (variant.key, rate): job(args, recipe, variant, rate, comparison.TUNING_SEEDS[0], "dev")
+            (variant.key, rate): job(args, recipe, variant, rate, TUNING_SEEDS[0], "dev")
             for variant in variants
-            for rate in grids[variant.key]
+            for rate in (RATES[place] for place in grids[variant.key])
         }
         done = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "rates of the variants")
         for (key, rate), one in wanted.items():
             found[key][rate] = float(recall([done[one.name]]).mean())
         best = {key: max(of_rates, key=of_rates.__getitem__) for key, of_rates in found.items()}
-        grids = {key: BEYOND.get(rate, ()) for key, rate in best.items()}
+        grids = {key: beyond(GRID, RATES.index(rate)) for key, rate in best.items()}
     return best
 
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from shared.errors import UserError
-from shared.report import replaced
+from shared.report import refuse_foreign, replaced
 
-from .lora import CONFIG, WEIGHTS, refuse_foreign
+from .lora import CONFIG, WEIGHTS
 
 MLX_WEIGHTS, MLX_CONFIG = "adapters.safetensors", "adapter_config.json"
 
@@ -28,7 +28,7 @@ def to_peft(source: Path, target: Path) -> None:
         raise UserError(f"{source} is no adapter of mlx-lm, it has no {missing[0]}: train one with --backend mlx")
     if (target / MLX_WEIGHTS).exists():
         raise UserError(f"{target} holds an adapter of mlx-lm, which would be lost: choose another folder")
-    refuse_foreign(target, CONFIG)
+    refuse_foreign(target, CONFIG, "an adapter")
     try:
         about = json.loads((source / MLX_CONFIG).read_text(encoding="utf-8"))
         shape = about["lora_parameters"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shared.errors import UserError
-from shared.report import replaced
+from shared.report import refuse_foreign, replaced
 
 SCALE = 2.0  # in front of B A
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -54,18 +54,12 @@ def detach(adapted: Any) -> Any:
 
 def save(adapted: Any, folder: Path) -> None:
     """Write the adapter to `folder`, replacing an adapter there. Raises UserError for a folder that holds something else."""
-    refuse_foreign(folder, CONFIG)
+    refuse_foreign(folder, CONFIG, "an adapter")
     with replaced(folder) as part:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the base's card, which a local folder has not
             adapted.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # an empty form of peft's
-
-
-def refuse_foreign(folder: Path, config: str) -> None:
-    """Raises UserError where `folder` is there and holds no adapter, which has a file `config`."""
-    if folder.exists() and not (folder.is_dir() and ((folder / config).is_file() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} holds something else than an adapter: choose another folder")
 
 
 def load(model: Any, folder: Path) -> Any:

@@ -24,10 +24,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, remove_lora_layers
 
 from shared.errors import UserError
 from shared.models import LoadedModel
-from shared.report import replaced
+from shared.report import refuse_foreign, replaced
 
 from .convert import MLX_CONFIG, MLX_WEIGHTS
-from .lora import SCALE, refuse_foreign
+from .lora import SCALE
 from .training import CLIP, Encoded, Recipe, batches, random_labels, schedule
 
 
@@ -114,7 +114,7 @@ def save(model: Any, folder: Path) -> None:
         raise UserError("this model has no LoRA adapter that could be saved: train one (`make engram-train`)")
     shape = {"rank": layer.lora_a.shape[1], "scale": layer.scale, "dropout": 0.0, "keys": _keys(model)}
     config = {"fine_tune_type": "lora", "num_layers": len(model.layers), "lora_parameters": shape}
-    refuse_foreign(folder, MLX_CONFIG)
+    refuse_foreign(folder, MLX_CONFIG, "an adapter")
     with replaced(folder) as part:
         mx.save_safetensors(str(part / MLX_WEIGHTS), dict(weights))
         (part / MLX_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
