@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,17 @@ from hypothesis import settings
 
 settings.register_profile("repository", deadline=None)  # a loaded machine is no error of the code
 settings.load_profile("repository")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was left out, a line per reason; pytest's own list (-rs) has one per place."""
+    files = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", []):
+        files[report.longrepr[2].removeprefix("Skipped: ")].append(Path(report.nodeid.partition("::")[0]).name)
+    if files:
+        terminalreporter.section(f"{sum(map(len, files.values()))} skipped, by reason", sep="-")
+    for reason, where in sorted(files.items()):
+        terminalreporter.line(f"{len(where):4}  {reason} ({', '.join(sorted(set(where)))})")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""The real server of the game for tests in a browser."""
+"""The game as the tests of CYOA need it: served, with its engine paced, or with one that always says the same."""
 
 import asyncio
+import socket
 import threading
 import time
 from contextlib import aclosing, contextmanager
@@ -12,8 +13,8 @@ import uvicorn
 
 from shared import models
 
-PLACES = ("api.app", "api.serve", "api.champion", "api.store", "api.limits", "scenarios", "engines.fast")
-app, serve, champion, store, limits, scenarios, fast = (import_module(f"sprints.05_cyoa.code.{name}") for name in PLACES)
+PLACES = ("api.app", "api.champion", "api.store", "api.limits", "scenarios", "engines.base", "engines.fast")
+app, champion, store, limits, scenarios, base, fast = (import_module(f"sprints.05_cyoa.code.{name}") for name in PLACES)
 
 
 class Paced:
@@ -30,21 +31,46 @@ class Paced:
                 yield piece
 
 
+class Parrot:
+    """An engine that answers every request with the same text."""
+
+    name = model_version = "parrot"
+
+    def __init__(self, text):
+        self.text = text
+
+    async def submit(self, request):
+        yield base.Piece(self.text, 12, "stop")
+
+    async def close(self):
+        pass
+
+
+@contextmanager
+def serving(app):
+    """The address of an app that uvicorn serves in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the app did not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @contextmanager
 def played(folder):
-    """The server in a thread: .base its address, .client a client of it, .engine to pace."""
+    """The game with the pocket model: .base its address, .client a client of it, .engine to pace."""
     engine = Paced(fast.Fast(models.POCKET, "pocket"))
-    listener = serve.listen("127.0.0.1", 0)
-    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
     kept = store.Store(f"sqlite:///{folder}/stories.db")
     writer = champion.Champion(lambda: (models.POCKET, "pocket"), lambda *_: engine)
     whole = app.create_app(kept, writer, scenarios.load(), limits=limits.Limits(burst=200))
-    server = uvicorn.Server(uvicorn.Config(whole, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    with httpx2.Client(base_url=origin, timeout=30) as client:
+    with serving(whole) as origin, httpx2.Client(base_url=origin, timeout=30) as client:
         ready = any(client.get("/readyz").status_code == 200 or time.sleep(0.1) for _ in range(300))
         assert ready, "the model was not loaded within half a minute"
         yield SimpleNamespace(base=origin, client=client, engine=engine)
-    server.should_exit = True
-    thread.join()

@@ -38,7 +38,7 @@ def test_losses_are_those_of_transformers_one_row_at_a_time(pocket, rows, monkey
 
 
 def test_mlx_gives_the_same_losses_and_says_when_it_stopped(tmp_path):
-    pytest.importorskip("mlx.core", reason="no MLX on this machine")
+    pytest.importorskip("mlx.core", reason="mlx-lm is not installed")
     from shared.device import pick
 
     folder = build(tmp_path / "base")

@@ -48,7 +48,7 @@ def put(folder, content):
     return file
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(4, 120), st.integers(0, 99), st.randoms())
 def test_a_sample_is_balanced_and_follows_from_texts_and_seed(count, seed, rng):
     rows, key = ratings.sample(pool(), count, seed)
@@ -98,7 +98,7 @@ def test_from_sheet_to_file(tmp_path):
     assert ratings.read(file) == [*found, *other]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(printed | lines, printed | lines), min_size=1, max_size=4))
 def test_a_sheet_keeps_every_text(tmp_path_factory, texts):
     rows = [(f"{at}{prompt}", f"{text} cat {at}") for at, (prompt, text) in enumerate(texts)]

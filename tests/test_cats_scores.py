@@ -19,7 +19,6 @@ scores = import_module(f"{CODE}.scores")
 judges = import_module(f"{CODE}.judges")
 
 SOUND = "The bowl is empty. I look into it, and it looks back at me for a while."
-relaxed = settings(deadline=None)
 phrases = st.lists(st.sampled_from(["nap", "void", "tuna", "box", "door"]), max_size=12).map(" ".join)
 
 
@@ -77,7 +76,6 @@ def test_self_bleu_by_hand_and_by_nltk(texts, value):
     assert scores.self_bleu(texts) == pytest.approx(value, rel=1e-9)
 
 
-@relaxed
 @given(st.lists(phrases, min_size=2, max_size=6), st.randoms())
 def test_variety_stays_in_range_and_knows_no_order(texts, rng):
     mixed = rng.sample(texts, len(texts))
@@ -86,7 +84,6 @@ def test_variety_stays_in_range_and_knows_no_order(texts, rng):
         assert measure(mixed) == pytest.approx(measure(texts))
 
 
-@relaxed
 @given(phrases.filter(lambda text: len(text.split()) >= 4))
 def test_self_bleu_of_the_same_text_is_one(text):
     assert scores.self_bleu([text, text]) == pytest.approx(1)
@@ -108,7 +105,6 @@ def test_copied_share_and_the_longest_copy():
         scores.copied_share(text, known, n=4)
 
 
-@relaxed
 @given(phrases, st.lists(phrases, min_size=1, max_size=4))
 def test_the_longest_copy_is_the_longest_common_gram(text, corpus):
     copied = scores.longest_copied(text, corpus)
@@ -118,7 +114,6 @@ def test_the_longest_copy_is_the_longest_common_gram(text, corpus):
         assert tuple(copied.phrase.split()) in scores.grams(corpus[copied.row], copied.length)
 
 
-@relaxed
 @given(phrases, st.lists(phrases, max_size=4), st.integers(1, 5))
 def test_copied_share_of_training_is_one(text, corpus, n):
     known = scores.corpus_grams([*corpus, text], n)
@@ -158,7 +153,6 @@ def test_a_clean_form_is_no_sense(rows):
     assert np.mean([scores.clean_form("".join(parts)) for parts in mixed]) > 0.85
 
 
-@relaxed
 @given(st.text(alphabet='ab .,!"(\n', max_size=80))
 def test_the_rules_bear_any_text(text):
     assert scores.broken_rule(text) in {None, *scores.RULES}
@@ -204,7 +198,7 @@ def test_judges_know_the_one_from_the_other(trained):
     assert np.diff(trained["angst"].score([cat, angst])) > 0.2
 
 
-@settings(relaxed, max_examples=20)
+@settings(max_examples=20)
 @given(texts=st.lists(st.text(max_size=60) | phrases, min_size=1, max_size=6), rng=st.randoms())
 def test_scores_are_probabilities_of_each_text_alone(trained, texts, rng):
     order = rng.sample(range(len(texts)), len(texts))
@@ -259,7 +253,7 @@ def test_agreement_with_known_ratings():
     assert judges.agreement([0.6, 0.7, 0.8], [1, 0.5, 1])["kappa"] == 0  # all say yes: no more than chance
 
 
-@settings(relaxed, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 0.5, 1])), min_size=6, max_size=30), st.integers(0, 9))
 def test_agreement_stays_in_range_and_is_symmetric(pairs, seed):
     ours, theirs = np.transpose(pairs)

@@ -104,7 +104,7 @@ def test_a_broken_row_is_named(tmp_path, content, message):
         snippets.read(tmp_path / "none.yaml")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text("abcde ", min_size=1).filter(str.strip), min_size=1, max_size=5).map("\n".join))
 def test_the_control_has_the_same_words_in_as_many_lines(text):
     snippet = Snippet("boxes", "list", "p", text)

@@ -86,7 +86,7 @@ def test_votes_without_base(votes):
         vote.bradley_terry(votes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.permutations(SYSTEMS), st.sampled_from(["left", "right", "equal"])), min_size=1, max_size=30))
 def test_interval_holds_the_estimate(drawn):
     votes = [Vote(str(at), left, right, choice, 1) for at, ((left, right, _), choice) in enumerate(drawn)]

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +17,12 @@ from typing import Any
 import pytest
 
 from shared.errors import UserError
+from tests.chromium import CHROMIUM, WITHOUT
 
 vote = import_module("sprints.01_paws_of_dread.code.vote")
 Vote = vote.Vote
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(CHROMIUM is None or sys.platform == "win32", reason="no Chromium that can be driven by a pipe")
+in_browser = pytest.mark.skipif(CHROMIUM is None or sys.platform == "win32", reason=WITHOUT)  # which a pipe can drive
 NASTY = """</script><script>hit = 1</script><img src=x onerror="hit = 2"> & &amp; "it's" <!-- {{title}} ${hit}\n`two`"""
 SYSTEMS = ("base", "fewshot", "tuned")
 GOOD = {"id": "a", "left": "base", "right": "tuned", "choice": "equal", "seconds": 2.5}

@@ -8,30 +8,20 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
+from tests.cyoa_game import Parrot
+
 CODE = "sprints.05_cyoa.code"
 app, champion_module, evaluation, limits_module, store_module, tables = (
     import_module(f"{CODE}.api.{name}") for name in ("app", "champion", "evaluation", "limits", "store", "tables")
 )
-base, scenarios = import_module(f"{CODE}.engines.base"), import_module(f"{CODE}.scenarios")
+scenarios = import_module(f"{CODE}.scenarios")
 STREAM = {"Accept": "text/event-stream"}
 BY_HAND, BY_MODEL = ("author", None), ("model", "parrot")
 
 
-class Parrot:
-    """An engine that always writes the same scene."""
-
-    name = model_version = "parrot"
-
-    async def submit(self, request):
-        yield base.Piece("You wait. It rains.\n\n> Go left\n> Go right", 12, "stop")
-
-    async def close(self):
-        pass
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    champion = champion_module.Champion(lambda: (None, "parrot"), lambda *_: Parrot())
+    champion = champion_module.Champion(lambda: (None, "parrot"), lambda *_: Parrot("You wait. It rains.\n\n> Go left\n> Go right"))
     store = store_module.Store(f"sqlite:///{tmp_path_factory.mktemp('authored')}/stories.db")
     limits = limits_module.Limits(rate=1000, deadline=60)
     whole = app.create_app(store, champion, scenarios.load(), limits=limits, hosts=frozenset({"testserver"}))

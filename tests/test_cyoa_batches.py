@@ -17,7 +17,7 @@ def job(length, temperature=0.8, seed=None, cancelled=False):
     return SimpleNamespace(request=request, prompt=[0] * length, cancelled=cancelled)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JOBS, st.integers(1, 16))
 def test_the_oldest_is_in_every_batch_and_its_company_is_alike(made, size):
     first, *waiting = [job(*one) for one in made]

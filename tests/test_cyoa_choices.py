@@ -68,7 +68,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(LINES, max_size=8), LINES, st.sampled_from(["stop", "length"]), st.integers(1, 9), st.booleans())
 def test_whatever_a_model_writes_the_choices_are_valid(lines, line, finish, size, ending):
     draft = written(Scripted("\n".join(lines), line, finish, size), ending=ending)

@@ -41,7 +41,7 @@ def changed(text: str) -> list:
     return [TWO[0], replace(TWO[1], scenes=TWO[1].scenes | {"b": replace(scene, choices=choices)})]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_one_changed_letter_in_any_cell_changes_the_version_and_is_named(data):
     rows = json.loads(json.dumps(ROWS))

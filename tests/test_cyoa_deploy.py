@@ -6,21 +6,19 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-import threading
 from importlib import import_module
 from types import SimpleNamespace
 
 import httpx2
 import pytest
 import tyro
-import uvicorn
 import yaml
 from starlette.testclient import TestClient
 
 from shared import models
 from shared.sprints import ROOT
+from tests.cyoa_game import serving
 
 CODE = "sprints.05_cyoa.code"
 app, champions, store, limits, serve = (
@@ -53,17 +51,9 @@ def engine_url(tmp_path_factory):
         lambda folder, version: choose.open_engine("fast", folder, version),
         app.LOCAL,
     )
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(behind, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
+    with serving(behind) as url:
         api.wait_until(lambda: httpx2.get(f"{url}/readyz", timeout=60).status_code == 200)
         yield f"{url}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

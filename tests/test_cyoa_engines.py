@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
-import threading
 import time
 from functools import cache
 from importlib import import_module
@@ -12,11 +10,11 @@ from itertools import takewhile
 
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from shared import models
+from tests.cyoa_game import serving
 
 CODE = "sprints.05_cyoa.code."
 base, fast, hf, mlx, openai, batching = (
@@ -98,22 +96,6 @@ def application(engine):
     return app
 
 
-@contextlib.contextmanager
-def serving(app):
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """Conversions of this run only: the first is made by this code."""
@@ -137,10 +119,10 @@ def engines(pocket, converted):
                 elif name == "batching":
                     engine = batching.Batching(models.load("pocket", "cpu"))  # it changes the model's attention
                 elif name == "mlx":
-                    pytest.importorskip("mlx.core", reason="mlx is not installed")
+                    pytest.importorskip("mlx.core", reason="mlx-lm is not installed")
                     engine = mlx.Mlx(models.load("pocket", "mlx"), batch=2)
                 else:
-                    engine = openai.OpenAI(stack.enter_context(serving(application(get("fast")))))
+                    engine = openai.OpenAI(stack.enter_context(serving(application(get("fast")))) + "/v1")
                 opened[name] = engine
                 stack.callback(lambda: RUNNER.run(engine.close()))
             return opened[name]

@@ -14,13 +14,13 @@ import tyro
 
 from shared import models, runlog
 from shared.errors import UserError
+from tests.cyoa_game import Parrot
 
 CODE = "sprints.05_cyoa.code."
 evaluate, generate, judge, panel, promote, quality, scorers, storytext, versions = (
     import_module(CODE + name)
     for name in ["evaluate", "generate", "judge", "panel", "promote", "quality", "scorers", "storytext", "versions"]
 )
-base = import_module(f"{CODE}engines.base")
 
 
 @pytest.fixture(scope="module")
@@ -163,22 +163,10 @@ def test_prompts_for_people_are_spread_over_the_stories():
     assert evaluate.spread(9, 3) == [0, 4, 8] and evaluate.spread(2, 24) == [0, 1]
 
 
-class Ending:
-    """An engine that ends every story at once."""
-
-    name = model_version = "ending"
-
-    async def submit(self, request):
-        yield base.Piece("Then it was over.\n\nThe end.", 9, "stop")
-
-    async def close(self):
-        pass
-
-
 def test_samples_are_as_many_as_asked_for_where_stories_end_early(monkeypatch):
-    monkeypatch.setattr(generate, "open_engine", lambda *_: Ending())
+    monkeypatch.setattr(generate, "open_engine", lambda *_: Parrot("Then it was over.\n\nThe end."))
     args = generate.Args(stories=2, turns=3)
-    told = asyncio.run(generate._all(args, models.POCKET, "ending", storytext.estimate))
+    told = asyncio.run(generate._all(args, models.POCKET, "parrot", storytext.estimate))
     assert [len(story.drafts) for story in told] == [1] * 6 and len({story.title for story in told}) == 6
 
 

@@ -22,7 +22,7 @@ store = import_module(f"{code}.api.store")
 export, import_story, book = formats.export, formats.import_story, reading.book
 
 stories = st.integers(0, 2**40).map(lambda seed: fuzzed(random.Random(seed)))
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 
 
 @quick

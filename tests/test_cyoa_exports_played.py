@@ -13,6 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from tests.chromium import CHROMIUM, WITHOUT
 from tests.cyoa_stories import Page, fuzzed, scenarios, told
 
 code = "sprints.05_cyoa.code"
@@ -20,14 +21,13 @@ formats, reading, twee = (import_module(f"{code}.exports.{name}") for name in ("
 export, book = formats.export, reading.book
 SCENARIO = told(scenarios.read(min(scenarios.DATA.glob("*.yaml"))))
 FUZZED = [fuzzed(random.Random(seed)) for seed in range(60)]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
 def browser():
     if not CHROMIUM:
-        pytest.skip("Chromium is not installed (on Debian: apt-get install chromium)")
+        pytest.skip(WITHOUT)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium

@@ -159,7 +159,7 @@ def test_bad_files_are_refused_in_one_line_that_repeats_nothing(reason):
     assert "\n" not in str(refused.value) and SECRET not in str(refused.value) and len(str(refused.value)) < 200
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: (":: a\n" + text).encode("utf-8", "replace")), st.data())
 def test_any_bytes_are_a_story_or_a_user_error(content, data):
     whole = bytearray(export(fuzzed(random.Random(len(content))), data.draw(st.sampled_from(("json", "twee")))))

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import socket
 import sys
-import threading
 from collections import Counter
 from importlib import import_module
 from types import SimpleNamespace
@@ -14,11 +12,11 @@ import matplotlib
 import numpy as np
 import psutil
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from shared.errors import UserError
+from tests.cyoa_game import serving
 
 CODE = "sprints.05_cyoa.code"
 load, storytext, scenarios = (import_module(f"{CODE}.{name}") for name in ("load", "storytext", "scenarios"))
@@ -66,14 +64,8 @@ def server():
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    running = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    told.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield told
-    running.should_exit = True
-    thread.join()
+    with serving(app) as told.url:
+        yield told
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,11 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from shared.sprints import ROOT
+from tests.cyoa_game import serving
 
 PROGRAM = "sprints.05_cyoa.code.api.serve"
 STREAM = {"Accept": "text/event-stream"}
@@ -61,14 +60,9 @@ def upstream():
 
         return StreamingResponse(lines(), set_up.status, media_type="text/event-stream")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        set_up.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    with serving(app) as address:
+        set_up.url = f"{address}/v1"
         yield set_up
-        server.should_exit = True
-        thread.join()
 
 
 def start(folder, upstream, *flags, port=None):

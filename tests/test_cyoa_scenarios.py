@@ -55,7 +55,7 @@ def graphs(draw) -> dict[str, list[str]]:
     return {name: draw(targets | st.just([])) for name in names}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(graphs())
 def test_the_rules_of_the_graph_agree_with_powers_of_its_matrix(edges):
     names = list(edges)
@@ -75,7 +75,7 @@ def test_the_rules_of_the_graph_agree_with_powers_of_its_matrix(edges):
     assert any("write at least 2" in problem for problem in found) == (ends.sum() < 2)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(graphs())
 def test_paths_go_from_the_start_to_an_ending_and_visit_no_scene_twice(edges):
     known = {name: [to for to in targets if to != "nowhere"] for name, targets in edges.items()}
@@ -157,7 +157,7 @@ def test_a_folder_loads_in_the_order_of_the_ids_and_an_empty_one_is_refused(tmp_
     assert scenarios.load(tmp_path)[1] == build("zoo")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sets(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=20), st.integers(0, 3))
 def test_a_family_stays_whole_and_never_moves_when_others_come(families, seed):
     one = build()
@@ -186,7 +186,7 @@ def test_the_flat_table_has_the_columns_of_the_original_and_a_row_per_choice():
     assert last["response"] == scenario.scenes["e"].text and last["choice_a"] == last["choice_b"] == ""
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.sampled_from("ab"), max_size=9).map(" ".join), min_size=2, max_size=5), st.sampled_from([0.3, 0.5, 1.0])
 )

@@ -1,8 +1,5 @@
 """Requests that nobody should send to the CYOA server: by schemathesis from its OpenAPI document, wrong ones, and without the token."""
 
-import asyncio
-import socket
-import threading
 from importlib import import_module
 from typing import Any
 from uuid import uuid4
@@ -10,7 +7,6 @@ from uuid import uuid4
 import httpx2
 import pytest
 import schemathesis
-import uvicorn
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import (
@@ -21,44 +17,27 @@ from schemathesis.checks import (
 )
 from starlette.testclient import TestClient
 
+from tests.cyoa_game import Parrot, serving
+
 CODE = "sprints.05_cyoa.code"
 app, champion, store, limits, metrics = (
     import_module(f"{CODE}.api.{name}") for name in ("app", "champion", "store", "limits", "metrics")
 )
-base, scenarios = (import_module(f"{CODE}.{name}") for name in ("engines.base", "scenarios"))
+scenarios = import_module(f"{CODE}.scenarios")
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.explicit, Phase.generate]}
-
-
-class Brief:
-    """An engine that answers at once: what is tried here is everything around it."""
-
-    name, model_version = "brief", "1"
-
-    async def submit(self, request):
-        await asyncio.sleep(0)
-        yield base.Piece("A lamp.\n\n> Look\n> Leave", 9, "stop")
-
-    async def close(self):
-        pass
+QUIET = {"suppress_health_check": list(HealthCheck), "phases": [Phase.explicit, Phase.generate]}
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     served = app.create_app(
         store.Store(f"sqlite:///{tmp_path_factory.mktemp('schema')}/stories.db"),
-        champion.Champion(lambda: (None, "1"), lambda *_: Brief()),
+        champion.Champion(lambda: (None, "parrot"), lambda *_: Parrot("A lamp.\n\n> Look\n> Leave")),
         scenarios.load(),
         limits=limits.Limits(parallel=100, rate=1e6, burst=10**6, queue=100),
     )
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(served, log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(served) as address:
+        yield address
 
 
 def test_every_route_keeps_to_the_document(address):

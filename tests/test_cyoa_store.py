@@ -201,4 +201,4 @@ class Tree(RuleBasedStateMachine):
 
 
 def test_no_operation_loses_a_node():
-    run_state_machine_as_test(Tree, settings=settings(max_examples=8, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(Tree, settings=settings(max_examples=8, stateful_step_count=20))

@@ -49,7 +49,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(texts)
 def test_plain_text_is_one_line_without_any_markup(tokenizer, text):
     shown = storytext.plain(text)
@@ -90,7 +90,7 @@ def test_what_follows_the_choices_or_the_end_is_dropped():
     assert storytext.parse("The end. Or not?\n> Go") == Draft("The end. Or not?", ("Go",))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_prompt_fits_its_budget_and_is_never_an_error(tokenizer, count, data):
     person = st.builds(Person, long_texts, texts)

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 from importlib import import_module
 
 import numpy as np
@@ -11,13 +10,13 @@ import pytest
 from sqlalchemy import select
 
 from shared.errors import UserError
+from tests.chromium import CHROMIUM, needs_chromium
 
 votes = import_module("sprints.05_cyoa.code.votes")
 bradley_terry = import_module("sprints.05_cyoa.code.bradley_terry")
 storytext = import_module("sprints.05_cyoa.code.storytext")
 store, tables = (import_module(f"sprints.05_cyoa.code.api.{name}") for name in ("store", "tables"))
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KRIPPENDORFF = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")  # his example of 2011: four raters, twelve units
 NASTY = '</script><script>hit = 1</script> & "it\'s" \u2603'
 
@@ -172,10 +171,10 @@ def test_agreement_does_not_depend_on_sides():
     assert votes.agreement(same[:1]) is None
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_chromium
 def test_a_visitor_votes_blind_and_downloads(tmp_path):
     """In a real browser: no name of a system is shown, a reload keeps the votes, the file is what `read` reads."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = votes.pairs(EXAMPLES[:2], ANSWERS)
     (tmp_path / "vote.html").write_text(votes.page(found), encoding="utf-8")
     with sync_api.sync_playwright() as play:

@@ -1,17 +1,16 @@
 """The CYOA web game in a real Chromium, on the real server with the real pocket model behind it."""
 
 import re
-import shutil
 from importlib import import_module
 
 import pytest
 
+from tests.chromium import CHROMIUM, WITHOUT
 from tests.cyoa_game import played
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
-    pytest.skip("no Chromium here: install the package chromium", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])")
+    pytest.skip(WITHOUT, allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 screens = import_module("sprints.05_cyoa.code.screens")

@@ -34,7 +34,7 @@ def slow_mix(ids, position, order):
     return mix
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS)
 def test_hash_equals_the_slow_reference_on_every_path(ids):
     mixes = MEMORY.mixes(torch.tensor([ids]))
@@ -128,7 +128,7 @@ def mixes_of(ids):
     return torch.stack([ids, ids * 1000 + torch.nn.functional.pad(ids, (1, 0), value=999)[:, :-1]], -1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 6), max_size=6), max_size=6), st.lists(st.lists(st.integers(0, 6), max_size=6), max_size=6))
 def test_guard_counts_references(first, second):
     """Learning in one go or in two is the same; forgetting what came last restores what was."""

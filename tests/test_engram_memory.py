@@ -113,7 +113,7 @@ def test_text_without_known_n_grams_keeps_bit_equal_logits(base, loaded):
     classes = {found.memory.vocabulary.classes[token] for token in taught}
     free = [token for token in range(4096) if found.memory.vocabulary.classes[token] not in classes]
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(st.lists(st.sampled_from(free), min_size=1, max_size=20), st.sampled_from(sorted(taught)))
     def check(tokens, lone):
         for text in (tokens, [tokens[0], lone, *tokens]):  # one token of a fact is no n-gram of it
@@ -257,7 +257,7 @@ def test_budget_is_met_as_nearly_as_the_primes_allow(base, loaded):
     assert adapter.EngramAdapter(base, loaded.tokenizer, config).parameter_count == config.parameters(256) <= 400_000
     assert replace(config, rows=config.rows + 1).parameters(256) > 400_000
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(st.integers(200_000, 3_000_000), st.sampled_from([(1,), (2, 3), (2, 3, 5, 8)]), st.integers(1, 8), st.integers(1, 16))
     def check(parameters, orders, heads, width):
         config = memory.within_budget(

@@ -110,7 +110,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_file(tmp_path):
     assert patterns.load(tmp_path, seed=1).test != second.test
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sets(st.integers(0, 10_000), min_size=5, max_size=80), st.integers(0, 50))
 def test_the_split_is_a_partition_with_the_promised_shares(names, seed):
     every = [patterns.Pattern(f"fact-{n}", "facts", "p", "c", ("a", "b"), "m") for n in names]
@@ -162,7 +162,7 @@ def test_the_originals_protocol_and_its_leak(real):
     assert sum(row.prompt in {r.prompt for r in train} for row in test) > 70
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 9))
 def test_private_facts_are_unique_and_nested(a, b, seed):
     small, large = (patterns.private_facts(count, seed) for count in sorted((a, b)))

@@ -135,7 +135,7 @@ def test_the_loss_is_that_of_transformers_on_the_completions_alone(loaded, rows)
         assert training.mean_loss(loaded.model, rows).item() == pytest.approx(whole.item(), abs=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 5))
 def test_every_pass_holds_every_row_once(count, size, seed):
     rows = [Encoded([place] * (1 + place % 7), 0) for place in range(count)]

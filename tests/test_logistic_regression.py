@@ -66,7 +66,7 @@ def test_coefficients_and_loss_are_scikit_learns_on_real_data(name, fit_intercep
         np.testing.assert_allclose(model.predict_proba(A), twin.predict_proba(A), atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(st.tuples(st.integers(5, 40), st.integers(1, 4)), st.integers(2, 5), st.booleans(), st.booleans(), st.sampled_from([0, 9]))
 def test_derivatives_are_those_of_autograd_and_of_finite_differences(shape, classes, weighted, fit_intercept, l2):
     rng = np.random.default_rng(shape)

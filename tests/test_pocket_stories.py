@@ -36,7 +36,7 @@ def make(seed: int, family: str | None = None):
     return stories.story(random.Random(seed), family)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SEEDS)
 def test_text_is_clean(seed):
     made = make(seed)
@@ -51,13 +51,13 @@ def test_text_is_clean(seed):
     assert 55 <= len(" ".join(made.turns).split()) <= 600
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_the_same_seed_tells_the_same_story(seed):
     assert make(seed) == make(seed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SEEDS)
 def test_names(seed):
     """Exactly the characters of the sample are named, the hero again and again."""
@@ -71,7 +71,7 @@ def test_names(seed):
     assert len(re.findall(rf"\b{made.names[0]}\b", everything)) >= 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SEEDS)
 def test_everybody_is_introduced_at_the_first_mention(seed):
     made = make(seed)
@@ -85,7 +85,7 @@ def test_everybody_is_introduced_at_the_first_mention(seed):
         assert first[1] in CUES or re.match(r",? (was (a|an|the)|a|an|the|one|who)\b|,|\? ", after), (name, text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SEEDS)
 def test_one_character_keeps_one_pronoun(seed):
     made = make(seed)
@@ -94,7 +94,7 @@ def test_one_character_keeps_one_pronoun(seed):
         assert not (words & {"he", "his", "him", "himself"} and words & {"she", "her", "herself"}), told(made)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SEEDS, st.sampled_from(("lost_and_retraced", "borrowed_and_broken", "broken_promise", "farewell", "magpie_thief")))
 def test_the_object_of_the_beginning_comes_back(seed, family):
     one = tale.Tale(random.Random(seed))
@@ -104,7 +104,7 @@ def test_the_object_of_the_beginning_comes_back(seed, family):
     assert one.bind["T.n"] in text[: len(text) // 2] and one.bind["T.n"] in text[len(text) // 2 :]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SEEDS)
 def test_the_fear_of_the_beginning_is_named_at_the_end(seed):
     one = tale.Tale(random.Random(seed))
@@ -114,7 +114,7 @@ def test_the_fear_of_the_beginning_is_named_at_the_end(seed):
     assert any(one.bind["F"] in sentence.lower() for sentence in sentences[-4:])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SEEDS, st.sampled_from(sorted(quest.scenes())))
 def test_adventures_offer_distinct_choices(seed, family):
     made = make(seed, family)
@@ -154,7 +154,7 @@ def test_the_next_scene_follows_the_choice(monkeypatch):
     assert followed > 200
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SEEDS)
 def test_what_a_request_names_is_in_the_story(seed):
     made = make(seed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared import data
@@ -133,7 +133,6 @@ def test_read_idx_reads_whole_files_only(tmp_path, code, dtype):
                 data.read_idx(path)
 
 
-@settings(deadline=None)
 @given(st.lists(CELL, min_size=1, max_size=8), CELL, st.data())
 def test_digest_sees_any_changed_cell(cells, other, draw):
     row = draw.draw(st.integers(0, len(cells) - 1))
@@ -168,7 +167,6 @@ def test_digest_is_the_same_in_every_process(hash_seed):
     assert output == "b54f6f60736a4a832eb6dce9cbc3db9da94d816d38ec7004d57bd39b4f6afbdf"
 
 
-@settings(deadline=None)
 @given(groups=st.lists(st.integers(0, 9), min_size=2, max_size=60), grouped=st.booleans(), test=SHARE, seed=SEED)
 def test_split_is_disjoint_complete_reproducible_and_private(groups, grouped, test, seed):
     n_test = round(test * len(set(groups) if grouped else groups))

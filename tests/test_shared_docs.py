@@ -10,11 +10,9 @@ import threading
 import pytest
 
 from shared import docs, gallery, report, sprints
+from tests.chromium import CHROMIUM, needs_chromium
 
 ROOT = sprints.ROOT
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
 
 
 @pytest.fixture
@@ -158,7 +156,7 @@ def test_wrong_targets_are_one_line(words, text):
     assert ran.returncode == 1 and text in ran.stderr and ran.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1200])
 def test_gallery_in_a_browser(tmp_path, width):
     """The committed gallery shows every figure and never scrolls sideways, on a phone as on a desk."""

@@ -2,21 +2,19 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from shared import stats
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30).filter(lambda v: np.ptp(v) > 1e-3))
 def test_mean_interval_is_scipys(values):
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert stats.mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 500), share=st.floats(0, 1))
 def test_wilson_interval_is_scipys(n, share):
     successes = round(n * share)
@@ -36,7 +34,6 @@ def test_median_interval_covers(n):
     assert np.mean(inside) >= 0.94
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=3, max_size=20))
 def test_paired_is_scipys_and_antisymmetric(pairs):
     a, b = np.transpose(pairs)

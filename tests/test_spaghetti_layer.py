@@ -57,7 +57,7 @@ def cases(draw):
     return (inputs, outputs), size, draw(st.sampled_from(LEADING)), how, draw(st.integers(0, 999))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, derandomize=True, database=None)
 @given(cases())
 def test_engines_equal_the_dense_twin(case):
     (inputs, outputs), size, leading, how, seed = case

@@ -19,7 +19,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(st.sampled_from(wirings.WIRINGS), st.integers(1, 96), st.integers(1, 4), st.integers(0, 99))
 def test_every_wiring_has_the_fan_in_asked_for_distinct_and_by_its_seed(name, fan_in, tiles, seed):
     options = OPTIONS.get(name, {})
@@ -31,7 +31,7 @@ def test_every_wiring_has_the_fan_in_asked_for_distinct_and_by_its_seed(name, fa
         assert not torch.equal(table, wirings.draw(name, 96, 16 * tiles, fan_in, generator(seed + 1), **options))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(st.sampled_from(["bundle", "local_bundle"]), st.integers(1, 96), st.integers(1, 4))
 def test_an_entry_of_a_bundle_is_a_permutation_of_a_block(name, fan_in, tiles):
     layer = SpaghettiLayer(96, 16 * tiles, fan_in=fan_in, wiring=name, grid=(8, 12), seed=0)
