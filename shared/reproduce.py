@@ -10,6 +10,7 @@ headline that no clock decides is outside.
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import sys
@@ -21,7 +22,8 @@ from shared.report import Reports, read_all, value, write_atomically
 from shared.sprints import ROOT, Sprint, call, discover
 
 OUT = Path("runs", "reproduce")
-CLOCK = {"s", "ms", "us", "min", "minutes", "h", "hours", "x", "tokens/s", "GB/s", "GFLOP/s"}  # units that another machine changes
+CLOCK = {"s", "ms", "us", "min", "minutes", "h", "hours", "tokens/s", "GB/s", "GFLOP/s"}  # units that another machine changes
+TIMING = re.compile(r"\b(?:time|seconds) of\b|\btokens/s\b|\bper CPU-second\b")  # in what a ratio means: not in a perplexity's
 HEAD = """# The headlines, run a second time
 
 Written by `make reproduce ARGS=--write`: the recorded commands ran again, on the commit and the machine named below.
@@ -43,6 +45,11 @@ def commands(reports: Reports) -> dict[str, list[str]]:
     return found
 
 
+def timed(metric: dict) -> bool:
+    """Whether a clock decides this metric: it is a time, a rate, or a ratio of such by its meaning."""
+    return metric["unit"] in CLOCK or (metric["unit"] in ("", "x") and bool(TIMING.search(metric["meaning"])))
+
+
 def verdict(old: dict, new: dict | None) -> str:
     """What the second measurement says of the first."""
     if new is None:
@@ -53,7 +60,7 @@ def verdict(old: dict, new: dict | None) -> str:
     other_low, other_high = new["ci95"] or (new["mean"], new["mean"])
     if other_low <= high and low <= other_high:
         return "inside"
-    return "clock" if old["unit"] in CLOCK else "outside"
+    return "clock" if timed(old) else "outside"
 
 
 def compare(sprint: Sprint, old: Reports, new: Reports) -> list[tuple[str, str, str, str, str]]:

@@ -6,8 +6,8 @@ from shared import reproduce
 from shared.sprints import discover
 
 
-def metric(mean, ci95=None, unit="nats"):
-    return {"mean": mean, "ci95": ci95, "unit": unit, "n": 5, "values": [mean]}
+def metric(mean, ci95=None, unit="nats", meaning="loss"):
+    return {"mean": mean, "ci95": ci95, "unit": unit, "meaning": meaning, "n": 5, "values": [mean]}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,20 @@ def test_without_an_interval_only_the_same_number_will_do_and_a_clock_is_forgive
     assert reproduce.verdict(metric(2.0), metric(2.0)) == "same"
     assert reproduce.verdict(metric(2.0), metric(2.001)) == "outside"
     assert reproduce.verdict(metric(2.0, unit="s"), metric(2.001, unit="s")) == "clock"
+
+
+def test_of_the_ratios_those_of_times_are_forgiven_and_no_others():
+    headlines = {
+        key: metric
+        for sprint in discover()
+        for report in sprint.reports().values()
+        for key, metric in report["metrics"].items()
+        if key in sprint.headlines
+    }
+    ratios = {key: reproduce.timed(metric) for key, metric in headlines.items() if metric["unit"] == "x" or "ratio" in key}
+    assert len(ratios) > 8 and ratios == {key: "perplexity" not in key for key in ratios}
+    others = {key for key, metric in headlines.items() if reproduce.timed(metric)} - set(ratios)
+    assert all("seconds" in key for key in others)
 
 
 def test_every_recorded_command_names_a_program_that_is_there():
