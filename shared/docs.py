@@ -229,11 +229,8 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         *sorted(root.glob("sprints/*/docs/*.md")),
     ]:
         result[path] = render(path.read_text(encoding="utf-8"), sprints, path)
-    result[root / "docs" / "gallery" / "index.html"] = gallery.page(
-        sprints,
-        {s.folder.name: s.reports() for s in sprints},
-        lambda sprint: f"../../sprints/{sprint}/results",
-    )
+    place, found = root / "docs" / "gallery", {s.folder.name: s.reports() for s in sprints}
+    result[place / "index.html"] = gallery.page(sprints, found, lambda sprint: f"../../sprints/{sprint}/results", place)
     return result
 
 

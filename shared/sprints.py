@@ -27,7 +27,8 @@ STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo",
 @dataclass(frozen=True)
 class Sprint:
     """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs,
-    `headlines` the metrics that this sprint answers for."""
+    `headlines` the metrics that this sprint answers for,
+    `figure` the one on its card in the gallery (experiment/file.png), where the rule of shared/gallery.py picks another."""
 
     folder: Path
     name: str
@@ -41,6 +42,7 @@ class Sprint:
     headlines: list[str]
     steps: dict[str, str]
     demo: list[str]
+    figure: str = ""
 
     def reports(self, folder: Path | None = None) -> Reports:
         """The reports in results/ (or in `folder`) by experiment, in the order of the steps that made them."""

@@ -1,16 +1,13 @@
-"""Rendering: what the documents show is what the reports say, and the results page works in a real browser."""
+"""Rendering: what the documents show is what the reports say."""
 
-import http.server
 import json
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 
-from shared import docs, gallery, report, sprints
-from tests.chromium import CHROMIUM, needs_chromium
+from shared import docs, report, sprints
 
 ROOT = sprints.ROOT
 
@@ -154,59 +151,3 @@ def test_sprint_toml_mistakes_are_named(tmp_path):
 def test_wrong_targets_are_one_line(words, text):
     ran = subprocess.run([sys.executable, "-m", "shared.sprints", *words], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 1 and text in ran.stderr and ran.stderr.count("\n") == 1
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [390, 1200])
-def test_gallery_in_a_browser(tmp_path, width):
-    """The committed gallery shows every figure and never scrolls sideways, on a phone as on a desk."""
-    probe = f"""<iframe src="/repo/docs/gallery/index.html" style="width:{width}px;height:900px;border:0"></iframe><script>
-    document.querySelector("iframe").onload = (event) => {{
-      const page = event.target.contentDocument, images = [...page.images];
-      images.forEach((image) => (image.loading = "eager"));
-      setInterval(() => images.every((image) => image.complete) && fetch("/seen", {{ method: "POST", body: JSON.stringify({{
-        width: page.documentElement.scrollWidth, images: images.length, shown: images.filter((image) => image.naturalWidth).length,
-        sections: page.querySelectorAll("section").length, alt: images.every((image) => image.alt.length > 10) }}) }}), 100);
-    }};</script>"""
-    seen, done = {}, threading.Event()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        """Serves the repository under /repo/ and the probe elsewhere; takes what the probe has seen."""
-
-        def do_GET(self):
-            if self.path.startswith("/repo/"):
-                return super().do_GET()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(probe.encode())
-
-        def do_POST(self):
-            seen.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            done.set()
-
-        def translate_path(self, path):
-            return str(ROOT / path.removeprefix("/repo/"))
-
-        def log_message(self, format, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}/profile", "--remote-debugging-port=0"]
-        url = f"http://127.0.0.1:{server.server_address[1]}/probe"
-        with subprocess.Popen([*command, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
-            try:
-                assert done.wait(60), "the page did not load within a minute"
-            finally:
-                browser.terminate()
-                server.shutdown()
-    assert seen["width"] <= width
-    assert seen["images"] == seen["shown"] == len(list(ROOT.glob("sprints/*/results/*/*.png")))
-    assert seen["sections"] == len(sprints.discover()) and seen["alt"]
-
-
-def test_gallery_of_a_demo_links_its_own_figures(root):
-    found = {"06_logistic_regression": report.read_all(root / "sprints" / "00_trial" / "results")}
-    page = gallery.write(root / "demo", found)
-    assert 'src="06_logistic_regression/first/line.png"' in page.read_text()

@@ -1,0 +1,40 @@
+// The results page reads well without this: it adds the search, opens what a link points into, and marks where the reader is.
+(() => {
+  const log = document.getElementById("log");
+  const form = log.querySelector("form"), field = form.querySelector("input"), count = form.querySelector("output");
+  const lines = (text) => text.toLowerCase().replace(/\s+/g, " ");
+  const entries = [...log.querySelectorAll("li")].map((entry) => {
+    const experiment = document.getElementById(entry.querySelector("a").hash.slice(1));
+    return { entry, text: lines(`${entry.textContent} ${experiment.textContent}`) };
+  });
+  const search = () => {
+    const words = lines(field.value).split(" ").filter(Boolean);
+    let shown = 0;
+    for (const { entry, text } of entries) {
+      entry.hidden = !words.every((word) => text.includes(word));
+      shown += !entry.hidden;
+    }
+    count.value = words.length ? `${shown} of ${entries.length} experiments` : `${entries.length} experiments`;
+  };
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  field.addEventListener("input", search);
+  search();
+
+  const open = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let around = target?.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
+    target?.scrollIntoView();
+  };
+  addEventListener("hashchange", open);
+  if (location.hash) open();
+
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const seen = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) {
+      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
+      else links.get(target.id).removeAttribute("aria-current");
+    }
+  }, { rootMargin: "-25% 0px -74% 0px" });
+  for (const name of links.keys()) seen.observe(document.getElementById(name));
+})();
