@@ -1,6 +1,6 @@
 """The charts of this sprint: results in, matplotlib figures out. `plt` comes from shared.runlog.style."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,9 +45,7 @@ def rate_table(plt, known: Accuracy, sparsities: Sequence[float]):
     rows = [arm for arm in LABELS if arm != "dense"]
     table = np.array([[known.plain[arm, sparsity].job.rate for sparsity in sparsities] for arm in rows])
     figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(sparsities), 4))
-    axes.imshow(np.log2(table), cmap="YlOrBr", aspect="auto")
-    for (row, column), rate in np.ndenumerate(table):
-        axes.text(column, row, f"{1000 * rate:g}", ha="center", va="center", fontsize=9)
+    write_into_cells(axes.imshow(np.log2(table), cmap="YlOrBr", aspect="auto"), table, lambda rate: f"{1000 * rate:g}", 9)
     axes.set(
         xticks=range(len(sparsities)), xticklabels=[f"{s:.0%}" for s in sparsities], yticks=range(len(rows)), xlabel="sparsity"
     )
@@ -55,6 +53,15 @@ def rate_table(plt, known: Accuracy, sparsities: Sequence[float]):
     axes.set_title(f"rate / 0.001 (dense: {1000 * known.dense.job.rate:g})")
     axes.grid(False)
     return figure
+
+
+def write_into_cells(image, table: np.ndarray, text: Callable[[float], str], size: float) -> None:
+    """Write each number of `table` (rows, columns) into its cell of `image`, in black or white, whichever stands out."""
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            red, green, blue, _ = image.to_rgba(image.get_array())[row, column]
+            color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+            image.axes.text(column, row, text(value), ha="center", va="center", fontsize=size, color=color)
 
 
 def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: str):
@@ -104,8 +111,9 @@ def rates(plt, lines: Mapping[str, Sequence[Trained]], used: float):
         color = ("0.55", "#CC79A7", "#0072B2")[number]
         axes.errorbar([one.job.rate for one in line], values.mean(1), yerr=_half(values), color=color, label=label, **BARS)
     axes.axvline(used, color="black", linestyle=":", linewidth=1.2)
-    axes.annotate("  the dense net's own", (used, axes.get_ylim()[0]), va="bottom", fontsize=9)
     axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title="One rate for all, or rate / density")
+    side = "right" if used > np.sqrt(np.prod(axes.get_xlim())) else "left"  # of the text's ends, the one at the line
+    axes.annotate("  the dense net's own  ", (used, axes.get_ylim()[0]), ha=side, va="bottom", fontsize=9)
     _plain_ticks(axes)
     axes.legend(fontsize=9)
     return figure
@@ -129,7 +137,8 @@ def skips(plt, trained: Mapping[float, Trained]):
         title=f"{next(iter(trained.values())).job.depth} levels",
     )
     left.legend(fontsize=9)
-    right.set(xticks=range(len(trained)), xticklabels=[f"{skip:.0%}" for skip in trained], ylabel="test accuracy (%)")
+    labels = [f"{skip:.0%}" for skip in trained]
+    right.set(xticks=range(len(trained)), xticklabels=labels, xlim=(-0.5, len(trained) - 0.5), ylabel="test accuracy (%)")
     figure.tight_layout()
     return figure
 

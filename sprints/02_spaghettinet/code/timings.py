@@ -9,6 +9,7 @@ import numpy as np
 from shared import runlog
 
 from .contenders import BUNDLE, CSR, HALF, LINEAR, LOCAL, MASKED, ONEDNN, PACKED, RANDOM, SCIPY, SPARSELINEAR, TORCH, Case
+from .figures import write_into_cells
 
 Table = Mapping[tuple[Case, str], Mapping[str, np.ndarray]]  # case and mode -> layer -> seconds of each round
 ORDER = (MASKED, CSR, SCIPY, SPARSELINEAR, TORCH, RANDOM, BUNDLE, LOCAL, PACKED, HALF, ONEDNN)
@@ -54,8 +55,8 @@ def record(run: runlog.Run, table: Table) -> None:
                 run.figure(
                     shades(plt, cells, f"{label}: times as fast as nn.Linear"),
                     f"speed_{WORDS[mode]}",
-                    shows=f"{label.capitalize()}: speed of each layer / speed of nn.Linear, medians of the rounds; green: faster.",
-                    matters="Where oneDNN's column is green, nn.Linear is not the dense layer to beat.",
+                    shows=f"{label.capitalize()}: speed of each layer / speed of nn.Linear, medians of the rounds; blue: faster.",
+                    matters="Where oneDNN's column is blue, nn.Linear is not the dense layer to beat.",
                 )
 
 
@@ -102,10 +103,8 @@ def shades(plt, cells: Mapping[str, Mapping[str, np.ndarray]], title: str):
             if name in times:
                 ratio[row, column] = np.median(times[LINEAR] / times[name])
     figure, axes = plt.subplots(figsize=(3.2 + 0.85 * len(names), 1.6 + 0.27 * len(cells)))
-    axes.imshow(np.log2(ratio), cmap="RdYlGn", vmin=-4, vmax=4, aspect="auto")
-    for (row, column), value in np.ndenumerate(ratio):
-        if np.isfinite(value):
-            axes.text(column, row, f"{value:.2g}" if value < 10 else f"{value:.0f}", ha="center", va="center", fontsize=8)
+    image = axes.imshow(np.log2(ratio), cmap="RdBu", vmin=-4, vmax=4, aspect="auto")
+    write_into_cells(image, ratio, lambda value: f"{value:.2g}" if value < 10 else f"{value:.0f}", 8)
     axes.set(yticks=range(len(cells)), xticks=range(len(names)), title=title)
     axes.set_yticklabels(list(cells), fontsize=8)
     axes.set_xticklabels(names, fontsize=8, rotation=35, ha="right")
@@ -142,16 +141,21 @@ def crossings(run: runlog.Run, lines: Mapping[Case, Mapping[float, Mapping[str, 
         else "No crossover was looked for."
     )
     with runlog.style() as plt:
-        figure, panels = plt.subplots(1, len(lines), figsize=(1 + 3.1 * len(lines), 3.8), squeeze=False)
-        for axes, (case, by_sparsity) in zip(panels[0], lines.items(), strict=True):
+        columns = min(3, len(lines))
+        rows = -(-len(lines) // columns)
+        figure, panels = plt.subplots(rows, columns, figsize=(1 + 3.1 * columns, 3.6 * rows), squeeze=False)
+        for spare in panels.flat[len(lines) :]:
+            spare.remove()
+        for axes, (case, by_sparsity) in zip(panels.flat, lines.items(), strict=False):
             for number, name in enumerate((LINEAR, ONEDNN, RANDOM, BUNDLE, TORCH)):
                 if name in by_sparsity[min(by_sparsity)]:
                     middle = [1e3 * np.median(by_sparsity[s][name]) for s in sorted(by_sparsity)]
                     color = ("black", "0.55", "C0", "C1", "C2")[number]
                     axes.plot(sorted(by_sparsity), middle, color=color, marker="o", markersize=3, label=name)
             axes.set(xlabel="sparsity", title=f"{case.shape}, batch {case.batch}", ylim=(0, None))
-        panels[0, 0].set_ylabel("milliseconds, forward and backward")
-        panels[0, -1].legend(fontsize=8)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("milliseconds, forward and backward")
+        panels[0, 0].legend(fontsize=8, loc="lower left")
         figure.tight_layout()
         shows = "Time of a forward and a backward pass against sparsity, medians of the rounds."
         run.figure(
