@@ -34,10 +34,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder to write into; it takes the place of `folder` when the block ends well.
 
-    Whatever goes wrong, Ctrl-C included, a reader sees the old folder or the new, whole.
+    Whatever goes wrong, Ctrl-C included, a reader sees the old folder or the new, whole. What a killed process left beside it is
+    put back or removed by the next one, so a folder has one writer at a time.
     """
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+
+    def tidy() -> None:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+    tidy()
     part.mkdir(parents=True)
     try:
         yield part
@@ -45,10 +53,7 @@ def replaced(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         part.rename(folder)
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        tidy()
 
 
 def refuse_foreign(folder: Path, mark: str, what: str) -> None:

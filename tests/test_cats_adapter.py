@@ -88,7 +88,7 @@ def test_a_saved_adapter_comes_back_as_it_was(base, tmp_path, bits):
 
 def test_a_new_adapter_takes_the_place_of_the_old_one_as_a_whole(base, copy):
     (copy / "stale.json").write_text("{}")
-    part = copy.with_name("copy.part")  # of a save that was killed
+    part = copy.with_name(f".{copy.name}.part")  # of a save that was killed
     part.mkdir()
     (part / "torn.json").write_text("{")
     before = (copy / WEIGHTS).read_bytes()

@@ -62,8 +62,8 @@ def test_export_is_loaded_and_survives_what_a_kill_left(tmp_path):
     facts = dict.fromkeys(("tokens", "hours", "mix", "first", "answer_weight", "machine"), "1")
     for _ in range(2):
         weights = export.export(tmp_path / "checkpoint.safetensors", "1M", brain, tmp_path / "model", facts, {"packages": []})
-        (tmp_path / "model.old").mkdir()
-        (tmp_path / "model.old" / "model.safetensors").write_bytes(b"old")
+        (tmp_path / ".model.old").mkdir()
+        (tmp_path / ".model.old" / "model.safetensors").write_bytes(b"old")
     assert not list(weights.parent.glob("*.bin"))
     loaded = AutoModelForCausalLM.from_pretrained(weights.parent, local_files_only=True)
     tokens = torch.tensor([AutoTokenizer.from_pretrained(weights.parent)("Once upon a time").input_ids])

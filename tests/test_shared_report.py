@@ -45,6 +45,18 @@ def test_what_goes_wrong_leaves_the_old_folder(tmp_path, monkeypatch, fails):
     assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["old"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_killed_process_left_is_put_back_or_removed(tmp_path, whole):
+    """`whole`: it was killed while the folder stood in its place, else between the two renames."""
+    for name in (".made.part", ".made.old", *(["made"] if whole else [])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name.rpartition(".")[2]).touch()
+    with report.replaced(tmp_path / "made") as part:
+        assert names(part) == [] and names(tmp_path / "made") == ["made" if whole else "old"]
+        (part / "new").touch()
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["new"]
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")

@@ -1,11 +1,12 @@
 """A finished checkpoint as a folder that transformers loads: weights, tokenizer, configuration, corpus manifest, model card."""
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from shared.report import replaced
 
 from .model import SHAPES, configuration, to_transformers
 from .text import tokenizer
@@ -56,20 +57,13 @@ def restored(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast) -> Lla
 
 
 def export(checkpoint: Path, size: str, brain: PreTrainedTokenizerFast, target: Path, facts: dict, manifest: dict) -> Path:
-    """Write the folder beside its place, then put it there; returns the weights file. `facts` fill the card."""
+    """Write the folder; returns the weights file. `facts` fill the card."""
     shape, model = SHAPES[size], restored(checkpoint, size, brain)
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    tokenizer.save(brain, part)
-    (part / "corpus.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     sizes = {key: getattr(shape, key) for key in ("layers", "width", "heads", "vocabulary", "context")}
     card = CARD.format(size=size, parameters=f"{shape.parameters:,}", **sizes, **facts)
-    (part / "README.md").write_text(card, encoding="utf-8")
-    old = target.with_name(f"{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)  # a kill may have left it
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced(target) as part:
+        model.save_pretrained(part)
+        tokenizer.save(brain, part)
+        (part / "corpus.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (part / "README.md").write_text(card, encoding="utf-8")
     return target / "model.safetensors"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from shared import models
 from shared.errors import UserError
+from shared.report import replaced
 
 WEIGHTS, CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")  # of a tensor in PEFT's file
@@ -35,23 +35,19 @@ def identity(loaded: models.LoadedModel) -> dict[str, str]:
 
 
 def save(loaded: models.LoadedModel, folder: Path) -> None:
-    """Write the adapter of a tuned model, beside its place and then there: half of one is never seen."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if loaded.backend == "mlx":
-        from .tune_mlx import save_adapter
+    """Write the adapter of a tuned model."""
+    with replaced(folder) as part:
+        if loaded.backend == "mlx":
+            from .tune_mlx import save_adapter
 
-        save_adapter(loaded.model, part)
-    else:
-        loaded.model.save_pretrained(part)
-    known = identity(loaded)
-    config = json.loads((part / CONFIG).read_text()) | {"base_model_name_or_path": known["base"]}
-    (part / CONFIG).write_text(json.dumps(config, indent=1))
-    (part / "README.md").unlink(missing_ok=True)  # an empty form of peft's
-    (part / BASE).write_text(json.dumps(known, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+            save_adapter(loaded.model, part)
+        else:
+            loaded.model.save_pretrained(part)
+        known = identity(loaded)
+        config = json.loads((part / CONFIG).read_text()) | {"base_model_name_or_path": known["base"]}
+        (part / CONFIG).write_text(json.dumps(config, indent=1))
+        (part / "README.md").unlink(missing_ok=True)  # an empty form of peft's
+        (part / BASE).write_text(json.dumps(known, indent=1))
 
 
 def load(loaded: models.LoadedModel, folder: Path) -> models.LoadedModel:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from shared import models
+from shared.report import replaced
 
 
 def make(base: Path) -> Path:
@@ -46,12 +47,10 @@ def make(base: Path) -> Path:
     twin: Any = Phi3ForCausalLM(config)
     twin.to(torch.bfloat16)
     twin.load_state_dict(state)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    twin.save_pretrained(part)
-    for path in models.POCKET.glob("*token*.json"):
-        shutil.copy(path, part)
-    for name in ("chat_template.jinja", "generation_config.json"):
-        shutil.copy(models.POCKET / name, part)
-    part.rename(folder)
+    with replaced(folder) as part:
+        twin.save_pretrained(part)
+        for path in models.POCKET.glob("*token*.json"):
+            shutil.copy(path, part)
+        for name in ("chat_template.jinja", "generation_config.json"):
+            shutil.copy(models.POCKET / name, part)
     return folder

@@ -20,7 +20,7 @@ import numpy as np
 
 from shared import device, models, runlog
 from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import replaced, write_atomically
 from shared.sprints import ROOT
 
 from . import encoding, registry, scenarios, storytext, tuning, versions
@@ -142,11 +142,8 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 def ship(folder: Path, target: Path) -> None:
     """Put a copy of a model folder in the place of the shipped one."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with replaced(target) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
 
 
 def record(run: runlog.Run, prefix: str, course: tuning.Course, before: dict[str, float], after: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from shared import data, models
 from shared.device import Device
 from shared.errors import UserError
-from shared.report import write_atomically
+from shared.report import replaced, write_atomically
 from shared.runlog import console
 
 from .encoding import Row
@@ -235,12 +235,10 @@ def _epochs(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def save(loaded: models.LoadedModel, base: str, device: Device, folder: Path) -> None:
-    """Write the tuned model as a folder of bf16 safetensors and its tokenizer, beside its place and then there.
+    """Write the tuned model as a folder of bf16 safetensors and its tokenizer.
 
     An adapter is merged into its base as stored: a base in 4 bit would stay in 4 bit.
     """
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     model = loaded.model
     if hasattr(model, "merge_and_unload"):
         from peft import PeftModel
@@ -250,7 +248,6 @@ def save(loaded: models.LoadedModel, base: str, device: Device, folder: Path) ->
         (adapter / "README.md").unlink(missing_ok=True)  # an empty form of peft's
         whole = models.load(base, replace(device, dtype="float32") if device.kind == "cpu" else device, "none").model
         model = PeftModel.from_pretrained(whole, adapter).merge_and_unload()  # pyright: ignore[reportCallIssue]
-    model.bfloat16().save_pretrained(part)
-    loaded.tokenizer.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with replaced(folder) as part:
+        model.bfloat16().save_pretrained(part)
+        loaded.tokenizer.save_pretrained(part)

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.report import write_atomically
+from shared.report import replaced, write_atomically
 from shared.runlog import console
 from shared.sprints import ROOT
 
@@ -124,14 +123,15 @@ def one_thread() -> None:
 def build(folder: Path = FOLDER, *, smoke: bool = False, brain: PreTrainedTokenizerFast | None = None) -> dict:
     """Write tokenizer, shards (uint16, {source}.train.bin and {source}.heldout.bin) and manifest.json; returns the manifest.
 
-    A corpus that is there already is used as it is. It is made beside its place and then moved there, so half of one is never seen.
-    A given tokenizer is used instead of a new one.
+    A corpus that is there already is used as it is; half of one is never seen. A given tokenizer is used instead of a new one.
     """
     if (folder / "manifest.json").exists():
         return json.loads((folder / "manifest.json").read_text())
-    part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    with replaced(folder) as part:
+        return write(part, smoke, brain)
+
+
+def write(part: Path, smoke: bool, brain: PreTrainedTokenizerFast | None) -> dict:
     megabytes = dict.fromkeys(MEGABYTES, 0.4) if smoke else MEGABYTES
     held_megabytes = 0.1 if smoke else HELD_OUT_MEGABYTES
     console.print("corpus: reading the installed libraries")
@@ -170,8 +170,6 @@ def build(folder: Path = FOLDER, *, smoke: bool = False, brain: PreTrainedTokeni
         sizes[source][side] = {"tokens": len(tokens), "characters": sum(length for _, length in members)}
     manifest = {"sources": sizes, "packages": library.manifest(library_texts)}
     write_atomically(part / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
     return manifest
 
 
