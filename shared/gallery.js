@@ -29,11 +29,16 @@
   addEventListener("hashchange", open);
   if (location.hash) open();
 
-  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const bar = document.querySelector("nav ul");
+  const links = new Map([...bar.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
   const seen = new IntersectionObserver((changes) => {
     for (const { target, isIntersecting } of changes) {
-      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
-      else links.get(target.id).removeAttribute("aria-current");
+      const link = links.get(target.id);
+      if (!isIntersecting) link.removeAttribute("aria-current");
+      else {
+        link.setAttribute("aria-current", "true");
+        bar.scrollTo({ left: link.offsetLeft - bar.clientWidth / 3 });
+      }
     }
   }, { rootMargin: "-25% 0px -74% 0px" });
   for (const name of links.keys()) seen.observe(document.getElementById(name));

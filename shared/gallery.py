@@ -128,9 +128,9 @@ def _run(sprint: Sprint, reports: Reports) -> str:
     first = f"make {sprint.name}-{'train' if 'train' in sprint.steps else next(iter(sprint.steps))}"
     used = {report["device"]["kind"] for report in reports.values()}
     for machine, kinds in MACHINES.items():
-        kind = next((kind for kind in kinds if kind in sprint.devices), None)
-        how = f"<code>{first} DEVICE={kind}</code>" if kind else "computes on its CPU"
-        note = f" <small>{NOT_RUN}</small>" if kind and reports and kind not in used else ""
+        usable = [kind for kind in kinds if kind in sprint.devices]
+        how = " or ".join(f"<code>{first} DEVICE={kind}</code>" for kind in usable) or "computes on its CPU"
+        note = f" <small>{NOT_RUN}</small>" if usable and reports and not used & set(usable) else ""
         text += f"<dt>{machine}</dt><dd>{how}{note}</dd>"
     return text + "</dl></div>\n</div>\n"
 
