@@ -165,6 +165,15 @@ def test_the_examples_of_a_split_hold_no_scenario_of_another(pocket):
     assert all(len(part) >= 2 for part in ids) and len(set.union(*ids)) == sum(map(len, ids))
 
 
+def test_a_trial_that_is_worse_than_the_others_stops_after_an_epoch(tiny, examples, tmp_path):
+    search = sweep.study(sweep.Args(), tmp_path, "v")
+    for _ in range(4):
+        search.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values={1: 0.0}))
+    loaded, watch = fresh(tiny), sweep.pruning(search.ask())
+    course = tuning.tune(loaded, SMALL, *rows(loaded, examples), tmp_path / "trial", [watch])
+    assert watch.pruned and len(course.history) == 1
+
+
 def searching(args, folder, start):
     found = sweep.study(args, folder, "v")
     start.wait(60)

@@ -65,7 +65,7 @@ def pruning(trial: Any) -> Any:
 
         def on_evaluate(self, args, state, control, **kwargs):
             trial.report(state.log_history[-1]["eval_loss"], round(state.epoch or 0))
-            self.pruned = trial.should_prune()
+            self.pruned = bool(trial.should_prune())  # numpy's own cannot be written to a checkpoint
             control.should_training_stop |= self.pruned
 
     return Pruning()
@@ -172,6 +172,8 @@ def record(run: runlog.Run, search: Any) -> None:
     run.metric("sweep_best_validation_loss", best.value, **down, meaning="per token of the answers, of the best trial")
     run.metric("sweep_trials", len(whole) + len(pruned), meaning="trials, those that were stopped early with them")
     run.metric("sweep_pruned_trials", len(pruned), meaning="trials stopped early: others were better by then, or it failed")
+    minutes = sum((trial.duration.total_seconds() for trial in (*whole, *pruned)), 0.0) / 60
+    run.metric("sweep_minutes", minutes, unit="minutes", higher_is_better=False, meaning="of all trials together, on any machine")
     for method in ("full", "lora"):
         if losses := [trial.value for trial in whole if trial.params["method"] == method]:
             run.metric(f"sweep_{method}_validation_loss", min(losses), **down, meaning=f"of the best {method} trial")
