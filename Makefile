@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEVICE ?= auto
 ARGS ?=
+FAST ?=
 export PROMPT ?=
 export FILE ?=
 MLFLOW_PORT ?= 5000
@@ -27,8 +28,8 @@ setup: .venv/.ready ## create .venv with the locked requirements (again only whe
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## run every sprint's embedded default experiment, then show one table and one page
-	$(BIN)/python -m shared.demo --device $(DEVICE) $(ARGS)
+demo: setup ## the main path of every sprint, offline, in minutes, then a results page; FAST=1: toy size
+	@$(BIN)/python -m shared.demo --device $(DEVICE) $(if $(filter-out 0,$(FAST)),--smoke) $(ARGS)
 
 test: setup ## all tests, a process of one thread per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)

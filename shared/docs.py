@@ -104,8 +104,9 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
     rows = []
     for sprint in sprints:
         found = sprint.reports()
-        seconds = sum(r["seconds"] for r in found.values() if r["command"].split()[2] in {sprint.module(s) for s in sprint.demo})
-        commands = " ".join(f"`make {sprint.name}-{step}`" for step in sprint.demo)
+        steps = sprint.demo_steps()
+        seconds = sum(r["seconds"] for r in found.values() if r["command"].split()[2] in {sprint.module(step) for step, _ in steps})
+        commands = " ".join(f"`make {sprint.name}-{step}`" for step, _ in steps)
         rows.append(
             [
                 f"[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)",

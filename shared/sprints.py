@@ -10,6 +10,7 @@ top, so that `make help` works before `make setup`.
 
 import argparse
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from shared.report import Reports, read_all
 
@@ -27,7 +29,7 @@ STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo",
 @dataclass(frozen=True)
 class Sprint:
     """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs,
-    `headlines` the metrics that this sprint answers for,
+    with arguments where their default takes too long for it, `headlines` the metrics that this sprint answers for,
     `figure` the one on its card in the gallery (experiment/file.png), where the rule of shared/gallery.py picks another."""
 
     folder: Path
@@ -50,6 +52,10 @@ class Sprint:
         found = read_all(folder or self.folder / "results")
         return dict(sorted(found.items(), key=lambda item: (order.get(item[1]["command"].split()[2], len(order)), item[0])))
 
+    def demo_steps(self) -> list[tuple[str, list[str]]]:
+        """Step and arguments of each line of `demo`."""
+        return [(step, arguments) for step, *arguments in map(shlex.split, self.demo)]
+
     def module(self, step: str) -> str:
         return f"sprints.{self.folder.name}.code.{self.steps[step]}"
 
@@ -71,10 +77,10 @@ def load(folder: Path) -> Sprint:
         raise ValueError(f"{path}: {error}") from None
 
 
-def call(command: list[str]) -> int:
-    """Run a command with the console attached. Ctrl-C reaches it too: wait for it to clean up, instead of killing it. A signal to
-    end reaches only this process: it is passed on."""
-    process = subprocess.Popen(command, cwd=ROOT)
+def call(command: list[str], output: IO[bytes] | None = None) -> int:
+    """Run a command with the console attached, or with all it says in `output`. Ctrl-C reaches it too: wait for it to clean up,
+    instead of killing it. A signal to end reaches only this process: it is passed on."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT if output else None)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()

@@ -100,7 +100,7 @@ def test_sprint_is_complete(sprint):
     for step, program in sprint.steps.items():
         assert step in sprints.STEPS
         assert (sprint.folder / "code" / f"{program.replace('.', '/')}.py").is_file()
-    assert set(sprint.demo) <= set(sprint.steps)
+    assert {step for step, _ in sprint.demo_steps()} <= set(sprint.steps)
     listed = re.search(r"## Files\n+```\n(.*?)```", readme, re.S)
     assert listed, "the README lists its files"
     missing = [path.name for path in (sprint.folder / "code").glob("*.py") if path.name not in listed[1]]
