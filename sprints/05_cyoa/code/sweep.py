@@ -11,7 +11,6 @@ scenarios decide, the test scenarios are never looked at.
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from shared import models, runlog
 from shared.errors import UserError
 from shared.sprints import ROOT
 
-from . import encoding, registry, scenarios, storytext, train, tuning
+from . import encoding, registry, scenarios, train, tuning
 
 ALIVE = 60  # seconds between signs of life of a trial
 
@@ -117,7 +116,7 @@ def main(args: Args) -> dict:
     title, objective = "Sweep", "Which method, learning rate and batch reach the lowest validation loss."
     setup = {
         "Model": f"{args.base}, tuned whole or by LoRA",
-        "Data": "each scene of the training scenarios once, by one way to it; all of the validation scenarios",
+        "Data": "training and validation scenarios, as for the training",
         "Optimisation": f"{args.trials} trials of at most {args.epochs} epochs, TPE, median pruning",
     }
     with runlog.Run(args, __file__, "sweep", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
@@ -130,11 +129,6 @@ def main(args: Args) -> dict:
     return run.report
 
 
-def once(examples: Sequence[storytext.Example]) -> list[storytext.Example]:
-    """Each scene by the first way to it: less than half of the examples, so that a trial takes minutes."""
-    return list({(example.scenario, example.scene): example for example in reversed(examples)}.values())
-
-
 def explore(search: Any, args: Args, place: Any, data: train.Examples, folder: Path) -> None:
     import optuna
     from optuna.trial import TrialState
@@ -142,7 +136,7 @@ def explore(search: Any, args: Args, place: Any, data: train.Examples, folder: P
     def objective(trial: Any) -> float:
         recipe = suggest(trial, args.epochs, args.seed)
         loaded = models.load(args.base, place, "none" if recipe.method == "full" else None)
-        train_rows, validation = (encoding.encode(loaded, part) for part in (once(data.train), data.validation))
+        train_rows, validation = (encoding.encode(loaded, part) for part in (data.train, data.validation))
         home, watch = folder / str(trial.number), pruning(trial)
         try:
             course = tuning.tune(loaded, recipe, train_rows, validation, home, [watch])

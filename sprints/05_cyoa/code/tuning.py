@@ -4,7 +4,6 @@ The loss counts the answer and its end sign only. A finished run is a model fold
 base with its adapter merged in, since a registry then holds a whole model; the adapter itself lies beside it.
 """
 
-import ctypes
 import functools
 import hashlib
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared import data, models
-from shared.device import Device
+from shared.device import Device, keep_freed_memory
 from shared.errors import UserError
 from shared.report import replaced, write_atomically
 from shared.runlog import console
@@ -176,7 +175,7 @@ def tune(
     `folder` goes on there, exactly, if rows, recipe and code are the same; else it starts anew."""
     import torch
 
-    _keep_freed_memory()
+    keep_freed_memory()
     rows = hashlib.sha256(repr([*train, None, *validation]).encode()).hexdigest()
     settings = {"recipe": asdict(recipe), "base": loaded.name, "rows": rows, "code": _code()}
     if (folder / "settings.json").is_file() and json.loads((folder / "settings.json").read_text()) != settings:
@@ -199,14 +198,6 @@ def tune(
         raise UserError("the memory of the device is not enough: lower --batch") from None
     loaded.model = made.model.eval()
     return Course(_epochs(made.state.log_history), trainable, sum(len(row.ids) for row in train))
-
-
-def _keep_freed_memory() -> None:
-    """glibc hands every large block back to the system and takes the next one anew, which the kernel then fills with zeros, page by
-    page: half the time of a step on a CPU. Blocks up to a GiB stay with the process instead."""
-    if change := getattr(ctypes.CDLL(None), "mallopt", None):  # no other C library has it
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-            change(option, 2**30)
 
 
 @functools.cache

@@ -20,15 +20,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import ctranslate2
-
 from shared import models
+from shared.device import keep_freed_memory
 from shared.errors import UserError
 from shared.sprints import ROOT
 
 from .base import Request
 from .prompts import Prompts
 from .worker import Job, Worker
+
+CPU = Path("/proc/cpuinfo")
+if {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"} <= set(CPU.read_text().split() if CPU.exists() else ()):
+    os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")  # by itself it stays with AVX2; it reads this when it is imported
+
+import ctranslate2  # noqa: E402
 
 CONVERTED = ROOT / "runs" / "engines"
 GATHER = 0.003  # seconds that an idle engine waits for company of a first request
@@ -47,6 +52,7 @@ class Fast(Worker):
 
     def __init__(self, folder: Path, model_version: str = "", precision: Precision = "int8", batch: int = 16):
         self._folder, self._precision, self._size = convert(folder, precision), precision, batch
+        keep_freed_memory()  # every step copies the caches to new places
         tokenizer, stop_ids, context = models.load_tokenizer(folder)
         self._tokens = json.loads((self._folder / "vocabulary.json").read_bytes())
         self._ends = [self._tokens[stop] for stop in stop_ids]
