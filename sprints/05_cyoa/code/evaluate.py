@@ -85,14 +85,9 @@ class Data:
 def load(args: Args, tokenizer: Any) -> Data:
     every = scenarios.load()
     parts = scenarios.split(every)
-    training, validation, test = (once(storytext.training_examples(part, counter(tokenizer))) for part in parts)
+    training, validation, test = (storytext.once(storytext.training_examples(part, counter(tokenizer))) for part in parts)
     thin = slice(None, None, 8 if args.smoke else None)
     return Data(every, parts, training, validation[thin], test[thin])
-
-
-def once(examples: Sequence[storytext.Example]) -> list[storytext.Example]:
-    """The first example of each scene: many paths lead to one."""
-    return list({(example.scenario, example.scene): example for example in reversed(examples)}.values())[::-1]
 
 
 def main(args: Args) -> dict:

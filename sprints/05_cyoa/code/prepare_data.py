@@ -235,12 +235,12 @@ def claims(run: runlog.Run) -> None:
 
 
 def figures(run: runlog.Run, plt: Any, scenarios: Sequence[Scenario], parts: Split) -> None:
-    shows = "the ways through the scenarios of each genre, in the colour of the split that their families are in"
-    matters = "a genre that is held out whole is new to the model"
+    shows = "The ways through the scenarios of each genre, in the colour of the split that their families are in."
+    matters = "A genre that is held out whole is new to the model."
     run.figure(data_figures.genre_figure(plt, parts), "genres", shows=shows, matters=matters)
     shown = data_figures.most_branching(scenarios)
-    shows = f"the scenario {shown.title!r}: a box per scene, an arrow per choice, endings in colour"
-    matters = "choices matter: they lead to different scenes, and paths meet again"
+    shows = f"The scenario {shown.title!r}: a box per scene, an arrow per choice, endings in colour."
+    matters = "Choices matter: they lead to different scenes, and paths meet again."
     run.figure(data_figures.branching_figure(plt, shown), "branching_map", shows=shows, matters=matters)
 
 

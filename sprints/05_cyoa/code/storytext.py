@@ -219,6 +219,11 @@ def training_examples(
     return found
 
 
+def once(examples: Sequence[Example]) -> list[Example]:
+    """Each scene by the first way to it."""
+    return list({(example.scenario, example.scene): example for example in reversed(examples)}.values())[::-1]
+
+
 def _arrivals(scenario: Scenario, limit: int) -> Iterator[tuple[tuple[Step, ...], Scene]]:
     """Every scene with the steps before it, in every path; and what a choice leads back to, which no path holds."""
     seen = set()

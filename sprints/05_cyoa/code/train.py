@@ -75,8 +75,7 @@ def examples(tokenizer: Any, smoke: bool) -> Examples:
     made = [storytext.training_examples(part, counter(tokenizer)) for part in parts]
     if smoke:
         made = [part[:: len(part) // 8 or 1] for part in made]
-    made[0] = list({(example.scenario, example.scene): example for example in reversed(made[0])}.values())
-    return Examples(*made, scenarios=every)
+    return Examples(storytext.once(made[0]), *made[1:], scenarios=every)
 
 
 def counter(tokenizer: Any) -> Callable[[str], int]:
