@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import time
@@ -109,41 +108,10 @@ def test_errors_and_names_belong_together():
 
 def test_a_numpy_program_imports_nothing_heavy():
     heavy = "{'torch', 'mlx', 'pandas', 'sklearn', 'rich'}"
-    light = "import shared.data; device.pick(supported=('cpu',)); device.seed_everything(0); environment.describe_machine()"
+    light = "import shared.data; device.pick(supported=('cpu',)); environment.describe_machine()"
     show = f"print(json.dumps(sorted({heavy} & set(sys.modules))))"
     assert python(f"{light}; {show}") == []
     assert python(f"device.pick(supported=('cpu', 'cuda')); {show}") == ["torch"]  # the probe does see an import
-
-
-def draws() -> list[list[float]]:
-    drawn = [[random.random()], np.random.random(2).tolist(), torch.rand(2).tolist()]  # noqa: NPY002
-    if MLX:
-        import mlx.core as mx
-
-        drawn.append(mx.random.uniform(shape=(2,)).tolist())
-    return drawn
-
-
-def test_seeds_reproduce_every_generator():
-    draws()  # imports mlx: only imported libraries are seeded
-    runs = []
-    for seed in (7, 7, 8):
-        device.seed_everything(seed)
-        runs.append(draws())
-    assert runs[0] == runs[1]
-    assert all(first != other for first, other in zip(runs[0], runs[2], strict=True))
-
-
-@pytest.mark.parametrize("seed", [0, 2**32 - 1])
-def test_seed_limits_are_accepted(seed):
-    device.seed_everything(seed)
-    assert torch.initial_seed() == seed
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_seed_out_of_range_is_refused(seed):
-    with pytest.raises(ValueError, match=str(2**32 - 1)):
-        device.seed_everything(seed)
 
 
 def test_describe_machine():
