@@ -20,7 +20,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _attempt(_cpu_model, "unknown"),
         "physical_cores": _attempt(_physical_cores, None),
-        "logical_cores": _attempt(lambda: len(_usable_cpus()), os.cpu_count()),
+        "logical_cores": _attempt(lambda: len(usable_cpus()), os.cpu_count()),
         "memory_gib": _attempt(lambda: _gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), None),
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -51,7 +51,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cpus() -> set[int]:
+def usable_cpus() -> set[int]:
     """The CPUs this process may run on: in a container or under taskset fewer than the machine has."""
     return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
 
@@ -60,7 +60,7 @@ def _physical_cores() -> int:
     if sys.platform == "darwin":
         return int(_sysctl("hw.physicalcpu"))
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # equal for the threads of one core
-    return len({Path(siblings.format(cpu)).read_text() for cpu in _usable_cpus()})
+    return len({Path(siblings.format(cpu)).read_text() for cpu in usable_cpus()})
 
 
 def _accelerators() -> list[dict[str, Any]]:

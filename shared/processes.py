@@ -1,13 +1,54 @@
-"""Several processes that train one model together, on this machine."""
+"""Several processes on this machine: for jobs that do not depend on each other, and to train one model together."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing import get_context, parent_process
+from typing import Any
 
+from shared.environment import usable_cpus
 from shared.errors import UserError
 from shared.sprints import ROOT
+
+
+def spread(function: Callable[..., Any], jobs: Mapping[Any, tuple], processes: int = 0) -> Iterator[tuple[Any, Any]]:
+    """(key, function(*arguments)) of each job as soon as it is done, in any order; raises what a job raised.
+
+    `processes`, of one thread each: 0 for one per core; 1, or a single job, stays in this process. `function` stands at the top of
+    a module.
+    """
+    count = processes or len(usable_cpus())
+    if min(count, len(jobs)) < 2:
+        for key, arguments in jobs.items():
+            yield key, function(*arguments)
+        return
+    futures = {_pool(count).submit(function, *arguments): key for key, arguments in jobs.items()}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:  # Ctrl-C too: what has not begun never does
+        _pool(count).shutdown(cancel_futures=True)
+        _pool.cache_clear()
+        raise
+
+
+@cache
+def _pool(count: int) -> ProcessPoolExecutor:
+    """Kept until this process ends, since each of its processes takes seconds to import what it needs."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come, which read it when they import NumPy and torch
+    return ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def torchrun(count: int, module: str, *arguments: str, environment: Mapping[str, str], doing: str) -> None:

@@ -20,6 +20,14 @@ def read_all(folder: Path) -> dict[str, dict]:
     return {report["experiment"]: report for report in found}
 
 
+OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
+
+
+def same_result(one: dict, other: dict) -> bool:
+    """Whether two reports say the same, whenever, wherever and by whatever commit they were made."""
+    return {**one, **dict.fromkeys(OF_THE_RUN)} == {**other, **dict.fromkeys(OF_THE_RUN)}
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside `path`, then rename: a reader sees the old content or the new, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -44,7 +44,7 @@ from shared import stats, tracking
 from shared.device import DeviceName, pick
 from shared.environment import command, describe_machine, git_commit, peak_memory_mib, versions
 from shared.errors import UserError
-from shared.report import interval, value, write_atomically
+from shared.report import interval, same_result, value, write_atomically
 from shared.sprints import ROOT, load
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "transformers", "peft", "trl", "mlflow", "matplotlib")
@@ -85,8 +85,28 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     except OSError as error:  # a full disk, a read-only folder
         raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
-        console.print("\ninterrupted: nothing is half-written, the same command starts again")
+        console.print("\ninterrupted: what was finished is kept, earlier results stand; the same command goes on")
         raise SystemExit(130) from None
+
+
+def check_only(only: Iterable[str], known: Iterable[str]) -> None:
+    """Raises UserError where --only names what is not there."""
+    if unknown := set(only) - set(known):
+        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(known)}")
+
+
+def changed(args: Args) -> list[str]:
+    """The settings that are not those of the published run."""
+    defaults = asdict(type(args)())
+    aside = {*asdict(Args()), "only", *args.aside}  # `only` picks among the experiments, changes none
+    return [key for key, value in asdict(args).items() if key not in aside and value != defaults[key]]
+
+
+def home(args: Args, sprint: Path) -> Path:
+    """The folder of a sprint's reports: results/ for the published run, that is, for the defaults, or what --out says."""
+    if args.out or args.smoke or changed(args):
+        return (args.out or ROOT / "runs" / ("smoke" if args.smoke else "custom")) / sprint.name
+    return sprint / "results"
 
 
 class Run:
@@ -107,7 +127,9 @@ class Run:
         self.args, self.experiment = args, experiment
         self.sprint = next(folder for folder in Path(program).resolve().parents if (folder / "sprint.toml").is_file())
         self.device = pick(args.device, load(self.sprint).devices)
-        self.folder = self._folder()
+        self.folder = home(args, self.sprint) / experiment
+        if not (args.out or args.smoke) and (names := changed(args)):
+            console.print(f"not the published settings ({', '.join(names)}): the results go to runs/custom")
         self._figures: dict[str, bytes] = {}
         self.report: dict = {
             "sprint": self.sprint.name,
@@ -142,22 +164,6 @@ class Run:
     def __exit__(self, kind, error, trace):
         if kind is None:
             self._finish()
-
-    def _folder(self) -> Path:
-        """results/ is for the published run, that is, for the defaults; other settings go elsewhere unless --out says where."""
-        defaults = asdict(type(self.args)())
-        aside = {*asdict(Args()), "only", *self.args.aside}  # `only` picks among the experiments, changes none
-        changed = [key for key, value in asdict(self.args).items() if key not in aside and value != defaults[key]]
-        if self.args.out:
-            base = self.args.out
-        elif self.args.smoke:
-            base = ROOT / "runs" / "smoke"
-        elif changed:
-            base = ROOT / "runs" / "custom"
-            console.print(f"not the published settings ({', '.join(changed)}): the results go to runs/custom")
-        else:
-            return self.sprint / "results" / self.experiment
-        return base / self.sprint.name / self.experiment
 
     # -- what a program says -------------------------------------------------------------------------------------------------
 
@@ -232,12 +238,13 @@ class Run:
         text = json.dumps(self.report, indent=1, allow_nan=False) + "\n"
         text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list of numbers on one line
         files = self._figures | {"report.json": text.encode()}  # the report last: it speaks of figures that are there
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomically(self.folder / name, content)
-        for path in self.folder.glob("*.png"):
-            if path.name not in files:  # a figure of an earlier run
-                path.unlink()
+        if not self._is_published():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                write_atomically(self.folder / name, content)
+            for path in self.folder.glob("*.png"):
+                if path.name not in files:  # a figure of an earlier run
+                    path.unlink()
         console.print(_metric_table(self.report))
         if self.report["conclusion"]:
             console.print(self.report["conclusion"], style="bold")
@@ -245,6 +252,14 @@ class Run:
         console.print(f"{self.report['seconds']:.1f} s, report: {shown}/report.json")
         if self.args.mlflow and not self.args.smoke:
             console.print(tracking.mirror(self.report, files), style="dim")
+
+    def _is_published(self) -> bool:
+        """results/ holds this very result: the report of the run that measured it first stands, and git sees no change."""
+        with contextlib.suppress(OSError, ValueError):
+            figures = {path.name: path.read_bytes() for path in self.folder.glob("*.png")}
+            before = json.loads((self.folder / "report.json").read_bytes())
+            return self.folder.is_relative_to(self.sprint) and figures == self._figures and same_result(before, self.report)
+        return False
 
 
 @contextlib.contextmanager

@@ -9,9 +9,35 @@ import time
 import psutil
 import pytest
 
-from shared import sprints
+from shared import processes, sprints
 from shared.errors import UserError
-from shared.processes import torchrun
+from shared.processes import spread, torchrun
+
+
+def test_jobs_share_one_pool_until_one_fails():
+    assert list(spread(abs, {"a": (-1,), "b": (2,)}, 1)) == [("a", 1), ("b", 2)]
+    assert dict(spread(divmod, {n: (7, n) for n in (2, 3)}, 2)) == {2: (3, 1), 3: (2, 1)}
+    pool = processes._pool(2)
+    assert len(set(dict(spread(os.getenv, {n: ("OMP_NUM_THREADS",) for n in range(4)}, 2)).values()) ^ {"1"}) == 0
+    assert processes._pool(2) is pool
+    with pytest.raises(ZeroDivisionError):
+        list(spread(divmod, {n: (7, 0) for n in range(2)}, 2))
+    assert processes._pool(2) is not pool
+    processes._pool.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
+def test_workers_end_with_a_parent_that_is_killed():
+    script = "import time; from shared.processes import spread; print(dict(spread(time.sleep, {0: (99,), 1: (99,)}, 2)))"
+    parent = psutil.Popen([sys.executable, "-c", script], cwd=sprints.ROOT)
+    deadline = time.monotonic() + 90
+    while len(workers := [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)  # until they have begun
+    parent.kill()
+    parent.wait()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_a_failure_is_one_line():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,10 +29,10 @@ def args(tmp_path):
     return Args(out=tmp_path, mlflow=False)
 
 
-def record(args, experiment="trial", fail=None):
+def record(args, experiment="trial", fail=None, program=PROGRAM):
     """A small run with one of everything."""
     with runlog.Run(
-        args, str(PROGRAM), experiment, title="A trial", objective="Does it record?", setup={"Model": "none"}, seeds=range(6)
+        args, str(program), experiment, title="A trial", objective="Does it record?", setup={"Model": "none"}, seeds=range(6)
     ) as run:
         run.data("numbers", data.digest(np.arange(6)), rows=6, source="generated")
         run.metric("score", np.arange(6), unit="points", higher_is_better=True, meaning="a score")
@@ -79,6 +80,24 @@ def test_figures_of_an_earlier_run_go(args):
     (run.folder / "old.png").write_bytes(b"\x89PNG")
     record(args)
     assert sorted(path.name for path in run.folder.iterdir()) == ["line.png", "report.json"]
+
+
+def test_the_report_of_an_equal_published_result_stands(tmp_path):
+    """So that a fresh clone in which a step was run has nothing to commit."""
+    shutil.copy(runlog.ROOT / "docs" / "sprint_template" / "sprint.toml", tmp_path)
+    args, program = runlog.Args(mlflow=False), tmp_path / "code" / "train.py"
+    place = record(args, program=program).folder / "report.json"
+    assert place.parent == tmp_path / "results" / "trial"
+    report = json.loads(place.read_text()) | {"git": "the first", "seconds": 7.0}
+    place.write_text(json.dumps(report))
+    assert record(args, program=program).report["git"] != "the first" and json.loads(place.read_text()) == report
+    place.write_text(json.dumps(report | {"conclusion": "Another."}))
+    record(args, program=program)
+    assert json.loads(place.read_text())["conclusion"] == "It works."
+    before = place.read_bytes()
+    (place.parent / "line.png").write_bytes(b"torn")
+    record(args, program=program)
+    assert (place.parent / "line.png").read_bytes().startswith(b"\x89PNG") and place.read_bytes() != before
 
 
 def test_smoke_and_default_write_to_different_places():

@@ -7,12 +7,13 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from shared import processes
+
 SPRINT = "sprints.03_titanic_torch_voyage.code"
 preprocess = import_module(f"{SPRINT}.preprocess_data")
 cross_validation = import_module(f"{SPRINT}.cross_validation")
 recipes = import_module(f"{SPRINT}.recipe")
 tuning = import_module(f"{SPRINT}.tuning")
-workers = import_module(f"{SPRINT}.workers")
 protocol = import_module(f"{SPRINT}.protocol")
 
 Y = preprocess.embedded().y
@@ -40,23 +41,17 @@ def test_folds_are_kept_and_found_again(tmp_path, monkeypatch):
         cross_validation.cross_validate(Quiet(), "embedded", ["linear_model"], splits, jobs=1)
 
 
-def test_all_jobs_run_in_one_pool_of_processes(tmp_path, monkeypatch):
+def test_folds_in_processes_are_those_of_this_one(tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validation, "FOLDS", tmp_path)
     splits = protocol.folds(Y, repeats=1)[:2]
     apart = cross_validation.cross_validate(Quiet(), "embedded", ["sex_rule"], splits, jobs=2)["sex_rule"]
     alone = cross_validation.cross_validate(Quiet(), "embedded", ["sex_rule"], splits, toy=True)["sex_rule"]
     for a, b in zip(apart.p, alone.p, strict=True):
         np.testing.assert_array_equal(a, b)
-    pool = workers._pool(2)
     ladder = import_module(f"{SPRINT}.leak_ladder")
     jobs = {what: (what, "logistic regression", True) for what in ladder.HONEST}
-    found = dict(workers.spread(Quiet(), ladder.climb, jobs, "leaks", 2))
-    assert list(jobs) == sorted(found, reverse=True) and workers._pool(2) is pool, "no processes but the first ones"
+    found = dict(processes.spread(ladder.climb, jobs, 2))
     np.testing.assert_array_equal(found["honest"].p[0], ladder.climb("honest", "logistic regression", True).p[0])
-    with pytest.raises(KeyError):
-        list(workers.spread(Quiet(), ladder.climb, {i: ("a leak", "nobody", True) for i in range(2)}, "leaks", 2))
-    assert workers._pool(2) is not pool, "after an error a new pool"
-    workers._pool.cache_clear()
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def test_settings_and_packages_are_part_of_a_recipe(monkeypatch):
 
 
 def test_a_recipe_is_the_same_in_every_process():
-    made = dict(workers.spread(Quiet(), recipes.recipe, {i: (cross_validation.model("net_tempered"),) for i in range(2)}, "", 2))
+    made = dict(processes.spread(recipes.recipe, {i: (cross_validation.model("net_tempered"),) for i in range(2)}, 2))
     assert set(made.values()) == {recipes.recipe(cross_validation.model("net_tempered"))}
 
 

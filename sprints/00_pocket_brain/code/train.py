@@ -100,8 +100,7 @@ def main(args: Args) -> dict:
         raise UserError("--tokens and --scaling-tokens must be at least 100 000: fewer are a handful of steps")
     if args.processes < 0 or args.seed < 0:
         raise UserError("--processes and --seed must be at least 0")
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     base = (args.out or ROOT / "runs" / "smoke") / "pocket" if args.smoke else RUNS
     if args.smoke:
         args.processes = 1

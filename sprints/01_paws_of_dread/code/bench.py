@@ -280,8 +280,7 @@ def bytes_held(args: Args) -> dict:
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - {"speed", "memory"}:
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: speed, memory")
+    runlog.check_only(args.only, ("speed", "memory"))
     if args.rounds < 2 or args.epochs < 1:
         raise UserError("--rounds must be at least 2, --epochs at least 1")
     if args.smoke:

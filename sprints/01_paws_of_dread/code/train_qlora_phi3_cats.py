@@ -131,8 +131,7 @@ EXPERIMENTS = {
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     if not args.seeds or args.processes < 1:
         raise UserError("--seeds needs at least one seed, --processes at least 1")
     base = RUNS

@@ -208,8 +208,7 @@ EXPERIMENTS = {"speed": speed, "crossover": crossover, "roofline": limits}
 
 
 def main(args: Args) -> Mapping[str, dict]:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     if args.repeats < 2 or min(args.batches) < 1 or not all(0 < sparsity < 1 for sparsity in args.sparsities):
         raise UserError("--repeats must be at least 2, --batches at least 1, --sparsities between 0 and 1")
     warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)

@@ -6,11 +6,7 @@ report says how many were written by another version of what is trained: delete 
 
 import functools
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from shared import data, runlog
+from shared.environment import usable_cpus
 from shared.errors import UserError
+from shared.processes import spread
 from shared.report import write_atomically
 from shared.sprints import ROOT
 
@@ -73,8 +71,7 @@ class Args(runlog.Args):
 
 def prepare(args: Args) -> list[str]:
     """Check the settings, make them small where --smoke asks for it, and say which sets are compared."""
-    if unknown := set(args.only) - set(images.SETS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(images.SETS)}")
+    runlog.check_only(args.only, images.SETS)
     if args.seeds < 0 or args.seeds == 1 or args.workers < 0:
         raise UserError("--seeds must be 0 or at least 2, --workers at least 0")
     if not args.sparsities or not all(0 < sparsity < 1 for sparsity in args.sparsities):
@@ -195,48 +192,19 @@ def code() -> str:
 
 def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:
     """Train the jobs, the longest first, in as many processes as there are workers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = args.workers or (1 if run.device.kind == "cuda" else cores)
+    workers = args.workers or (1 if run.device.kind == "cuda" else len(usable_cpus()))
     jobs = sorted(jobs, key=lambda one: (one.arm not in (DENSE, "erdos_renyi", "noodle_dag"), -one.epochs, one.sparsity))
-    if workers == 1 or len(jobs) < 2:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return {one: train_one(one, places[one], run.device.kind) for one in run.track(jobs, label)}
-        finally:
-            torch.set_num_threads(before)
-    futures = {pool(workers).submit(train_one, one, places[one], run.device.kind): one for one in jobs}
+    todo, before = {one: (one, places[one], run.device.kind) for one in jobs}, torch.get_num_threads()
     try:
-        for future in run.track(as_completed(futures), label, total=len(jobs)):
-            future.result()
-    except BaseException:  # also an interrupt: what has not begun shall not
-        pool(workers).shutdown(cancel_futures=True)
-        pool.cache_clear()
-        raise
-    return {one: future.result() for future, one in futures.items()}
-
-
-@functools.cache
-def pool(workers: int) -> ProcessPoolExecutor:
-    """Processes of one thread that are kept until this one ends: each takes seconds to start."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin)
-
-
-def begin() -> None:
-    """What a process of the pool does first."""
-    torch.set_num_threads(1)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that was: else it would wait for work for ever."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
+        found = dict(run.track(spread(train_one, todo, workers), label, total=len(jobs)))
+    finally:
+        torch.set_num_threads(before)
+    return {one: found[one] for one in jobs}
 
 
 def train_one(one: Job, place: Path | None, device: str) -> dict[str, Any]:
-    """The result of a training, stored as JSON where there is a place for it."""
+    """The result of a training by one thread, stored as JSON where there is a place for it."""
+    torch.set_num_threads(1)
     _, found = learning.learn(one, device)
     if place:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -18,15 +18,16 @@ from .study import SIZES, Args
 
 def setup(args: Args, name: str) -> dict[str, str]:
     """What a report says of the nets and their training."""
-    size, seeds = SIZES[name], len(study.seeds(args, name))
+    net, seeds = study.job(args, name, study.DENSE), len(study.seeds(args, name))
     validating = "others validate with each seed" if name == "digits" else "the last training rows validate"
     return {
-        "Model": f"one hidden layer of {size.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer "
+        "Model": f"one hidden layer of {net.hidden} ReLU units, its weights sparse, and a dense readout; dense-small has fewer "
         "units, so that it has as many parameters",
         "Data": f"{TITLES[name]}, pixels standardised with one mean and deviation of the training rows; the same test rows always, "
         f"{validating}",
-        "Optimisation": f"Adam, {size.epochs} epochs, batch {size.batch}, warm-up and cosine, no augmentation; sparse layers learn "
-        f"with rate / density; every rate chosen on validation rows with a seed of its own, {seeds} seeds reported",
+        "Optimisation": f"Adam, {net.epochs} epochs, batch {net.batch}, warm-up and cosine, no augmentation; sparse layers learn "
+        f"with rate / density; every rate chosen on validation rows with {SIZES[name].trials} seeds of its own, {seeds} others "
+        "reported",
     }
 
 

@@ -45,8 +45,7 @@ class Args(runlog.Args):
 def main(args: Args) -> dict:
     if used := set(args.seeds) & set(FORBIDDEN):
         raise UserError(f"--seeds: {', '.join(map(str, sorted(used)))} make published folds, nothing may be chosen there")
-    if unknown := set(args.only) - set(TABLES):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(TABLES)}")
+    runlog.check_only(args.only, TABLES)
     if unknown := set(args.models) - set(CANDIDATES):
         raise UserError(f"--models: there is no {', '.join(sorted(unknown))}; there is: {', '.join(CANDIDATES)}")
     if not args.seeds or args.jobs < 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from shared import data, runlog
+from shared.processes import spread
 from shared.report import write_atomically
 from shared.sprints import ROOT
 
@@ -29,7 +30,6 @@ from .recipe import recipe
 from .titanic3 import titanic3
 from .titanic_model import EntityNet, Tempered, embedding_nets, tabm, voyage
 from .tuning import TunedNet, reach
-from .workers import spread
 
 TABLES: dict[str, Callable[[], Table]] = {"embedded": embedded, "k891": kaggle_train, "t1309": titanic3}
 STEADY = ("gaussian_process", "linear_model")
@@ -124,7 +124,7 @@ def cross_validate(
     if storage and any(name in TUNED for name, _ in todo):
         reach(storage)  # before the processes, which would all make its tables at once
     waiting = {(name, i): (table_name, name, splits[i], toy, storage) for name, i in todo}
-    for key, found in spread(run, score_fold, waiting, label, 1 if toy else jobs):
+    for key, found in run.track(spread(score_fold, waiting, 1 if toy else jobs), label, total=len(waiting)):
         work(key, found)
     y = table(table_name).y
     return {name: _result(name, y, splits, done) for name in names}

@@ -3,11 +3,11 @@
 import numpy as np
 
 from shared import runlog
+from shared.processes import spread
 
 from . import explain, figures, protocol
 from .cross_validation import TOY, passengers_of
 from .titanic_model import voyage
-from .workers import spread
 
 SEXES = {"women": "female", "men": "male"}
 
@@ -31,7 +31,8 @@ def effects(args) -> dict:
     ) as run:
         protocol.record_data(run, "embedded", passengers)
         folds = range(2 if args.smoke else 5)
-        found = dict(spread(run, of_fold, {i: (i, args.smoke) for i in folds}, "folds", 1 if args.smoke else args.jobs))
+        jobs = {i: (i, args.smoke) for i in folds}
+        found = dict(run.track(spread(of_fold, jobs, 1 if args.smoke else args.jobs), "folds", total=len(jobs)))
         rises = {what: [found[i][0][what] for i in folds] for what in explain.CHANGES}
         lines = {what: {who: [found[i][1][what, who] for i in folds] for who in SEXES} for what in ("age", "class")}
         for what, values in rises.items():

@@ -51,8 +51,7 @@ class Args(runlog.Args):
 
 def main(args: Args) -> dict:
     others = {"claims": claims, "leaks": leak_ladder, "effects": effects}
-    if unknown := set(args.only) - {*TABLES, *others}:
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join([*TABLES, *others])}")
+    runlog.check_only(args.only, (*TABLES, *others))
     if args.repeats < 1 or args.jobs < 0:
         raise UserError("--repeats must be at least 1, --jobs at least 0")
     chosen = args.only or ("embedded", *others)

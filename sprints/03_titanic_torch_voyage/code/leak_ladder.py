@@ -8,6 +8,7 @@ from sklearn.model_selection import ParameterSampler, RandomizedSearchCV, Strati
 
 from shared import runlog
 from shared.data import DataError
+from shared.processes import spread
 
 from . import figures, leaks, protocol
 from .baselines import baseline
@@ -16,7 +17,6 @@ from .features import Level
 from .protocol import Result, Split, evaluate
 from .titanic3 import boats
 from .titanic_model import EntityNet
-from .workers import spread
 
 CLASSIFIERS = {
     "logistic regression": LogisticRegression(C=0.1, max_iter=2000),
@@ -53,7 +53,7 @@ def leak_ladder(args) -> dict:
         protocol.record_data(run, "embedded", passengers)
         processes = 1 if args.smoke else args.jobs
         jobs = {(what, name): (what, name, args.smoke) for name in CLASSIFIERS for what in (*HONEST, *leaks.PLANTED)}
-        found = dict(spread(run, climb, jobs, "leaks", processes))
+        found = dict(run.track(spread(climb, jobs, processes), "leaks", total=len(jobs)))
         rungs: dict[str, dict[str, figures.Span]] = {}
         for what, name in jobs:
             slug, result = name.replace(" ", "_"), found[what, name]
@@ -120,7 +120,8 @@ def boat(run: runlog.Run) -> None:
 def peek(run: runlog.Run, ratio: float, toy: bool, processes: int) -> None:
     """Early stopping on the fold that is scored: the best look at it against the last one."""
     count = len(splits_of(passengers_of("embedded", toy).y, toy))
-    found = dict(spread(run, looks, {fold: (fold, toy) for fold in range(count)}, "early stopping on the scored fold", processes))
+    jobs = {fold: (fold, toy) for fold in range(count)}
+    found = dict(run.track(spread(looks, jobs, processes), "early stopping on the scored fold", total=count))
     best, last = ([what(found[fold]) for fold in range(count)] for what in (max, lambda right: right[-1]))
     for key, right, what in (
         ("early_stop_on_test", best, "the best of its looks at the scored fold"),
@@ -146,7 +147,7 @@ def choose(run: runlog.Run, ratio: float, toy: bool, processes: int) -> None:
     trials = 2 if toy else TRIALS
     draws = list(ParameterSampler(SPACE, trials, random_state=0))
     jobs = {None: (None, trials, toy)} | {i: (draws[i], trials, toy) for i in range(trials)}
-    found = dict(spread(run, drawn, jobs, "settings chosen on the scored folds", processes))
+    found = dict(run.track(spread(drawn, jobs, processes), "settings chosen on the scored folds", total=len(jobs)))
     nested, best = found[None], max((found[i] for i in range(trials)), key=np.mean)
     for key, right, what in (
         ("best_of_trials", best, "the best on the scored folds"),

@@ -51,8 +51,7 @@ class Args(runlog.Args):
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - {"passengers", "submission"}:
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: passengers, submission")
+    runlog.check_only(args.only, ("passengers", "submission"))
     if args.draws < 1:
         raise UserError("--draws must be at least 1")
     if args.smoke:

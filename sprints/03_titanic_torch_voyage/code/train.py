@@ -62,8 +62,7 @@ class Args(runlog.Args):
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - {*TABLES, "hold_out"}:
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(TABLES)}, hold_out")
+    runlog.check_only(args.only, (*TABLES, "hold_out"))
     if args.repeats < 1 or args.jobs < 0:
         raise UserError("--repeats must be at least 1, --jobs at least 0")
     storage_of(args.storage)

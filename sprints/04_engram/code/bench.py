@@ -226,8 +226,7 @@ EXPERIMENTS = {"speed": speed, "latency": latency.run, "invariants": peers.run}
 
 
 def main(args: Args) -> dict[str, dict]:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     if min(args.rounds, args.tokens, args.prefill) < 2 or args.lookups < 1 or not args.table_rows or min(args.table_rows) < 1000:
         raise UserError(
             "--rounds, --tokens and --prefill must be at least 2, --lookups at least 1, --table-rows at least 1000 each"

@@ -81,7 +81,7 @@ def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
 
 def recipes_of(args: Args) -> dict[str, Recipe]:
     """The recipes of the comparison: at the rates of its report where there is one, else tuned now."""
-    report = read_all(results(args)).get("comparison")
+    report = read_all(runlog.home(args, DATA.parent)).get("comparison")
     if report is None or any(report["args"][name] != getattr(args, name) for name in ("steps", "batch")):
         return comparison.chosen(args, comparison.tuned(args))
     return {
@@ -96,8 +96,7 @@ EXPERIMENTS = ("comparison", "ablations", "capacity", "original")
 
 def main(args: Args) -> dict[str, dict]:
     chosen = args.only or EXPERIMENTS
-    if unknown := set(chosen) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(chosen, EXPERIMENTS)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
         raise UserError("--seeds needs at least two different seeds")
     if min(args.steps, args.batch, args.processes) < 1:
@@ -123,11 +122,6 @@ def main(args: Args) -> dict[str, dict]:
     return reports
 
 
-def results(args: Args) -> Path:
-    """Where the reports go."""
-    return runlog.Run(args, __file__, "page", title="", objective="", setup={}).folder.parent
-
-
 def page_of(folder: Path) -> str:
     found = read_all(folder)
     return report_page.page({name: found[name] for name in EXPERIMENTS if name in found}, LABELS)
@@ -135,7 +129,7 @@ def page_of(folder: Path) -> str:
 
 def write_page(args: Args) -> None:
     """evaluation_report.md beside the reports, of those of this program that are there."""
-    folder = results(args)
+    folder = runlog.home(args, DATA.parent)
     write_atomically(folder / "evaluation_report.md", page_of(folder).encode())
 
 

@@ -39,8 +39,7 @@ EXPERIMENTS = {
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     if min(args.seeds, args.repeats) < 2 or args.steps < 100:
         raise UserError("--seeds and --repeats must be at least 2, --steps at least 100")
     if args.smoke:

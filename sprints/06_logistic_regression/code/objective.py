@@ -10,7 +10,6 @@ For rows x_i with weight s_i, labels y_i and logits z_i = W x_i + b, the objecti
 with loss = log(1 + exp(-+z)) for two classes and log-sum-exp(z) - z_y for more. scikit-learn's C equals 1 / l2.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
+
+from shared.environment import usable_cpus
 
 CHUNK_BYTES = 2 << 20  # stays in the shared cache: the second use of a chunk costs no memory traffic
 LOG_BLOCK = 32  # logs per product: log(a) + log(b) = log(a * b), and multiplications are far cheaper than logs
@@ -56,8 +57,7 @@ class Objective:
         self.size = self.K * self.columns
         self.total = float(self.n if weights is None else weights.sum(dtype=np.float64))
         self.chunk = max(LOG_BLOCK, CHUNK_BYTES // max(1, self.d * X.itemsize))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = min(threads or cores, -(-self.n // self.chunk))
+        self.threads = min(threads or len(usable_cpus()), -(-self.n // self.chunk))
         if self.K == 1:  # minus the label's sign, so that `sign * z` is minus the margin
             self.sign = 1 - 2 * (y == 1).astype(X.dtype)
         self.penalised = np.ones((self.K, self.columns))

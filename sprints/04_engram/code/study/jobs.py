@@ -12,20 +12,17 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
 from shared import data, models
+from shared.processes import spread
 from shared.report import write_atomically
 from shared.runlog import console
 
@@ -53,40 +50,18 @@ class Job:
 def run_jobs(jobs: Sequence[Job], folder: Path, processes: int = 2, label: str = "jobs") -> dict[str, Any]:
     """name -> result of every job; those in `folder` are taken from there, the others run, one thread per process.
 
-    `processes` below 2 stays in this process. Raises what a job raised; what was done until then is kept.
+    One process is this one. Raises what a job raised; what was done until then is kept.
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise ValueError("two jobs have one name")
     files = {job.name: folder / f"{job.key}.json" for job in jobs}
     waiting = [job for job in jobs if not files[job.name].is_file()]
     folder.mkdir(parents=True, exist_ok=True)
-    for job, result in _results(waiting, processes, label):
-        write_atomically(files[job.name], json.dumps({"name": job.name, "result": result}, allow_nan=False).encode())
+    results = spread(_call, {job.name: (job,) for job in waiting}, processes)
+    bar = {"total": len(waiting), "console": console, "disable": not console.is_terminal or not waiting, "transient": True}
+    for name, result in track(results, label, **bar):
+        write_atomically(files[name], json.dumps({"name": name, "result": result}, allow_nan=False).encode())
     return {name: json.loads(file.read_text(encoding="utf-8"))["result"] for name, file in files.items()}
-
-
-def _results(jobs: Sequence[Job], processes: int, label: str) -> Iterable[tuple[Job, Any]]:
-    """(job, result) as soon as each is done."""
-    bar = {"total": len(jobs), "console": console, "disable": not console.is_terminal or not jobs, "transient": True}
-    if processes < 2 or len(jobs) < 2:
-        yield from track(((job, _call(job)) for job in jobs), label, **bar)
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come: torch reads it before _call can say so
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_call, job): job for job in jobs}
-        try:
-            for future in track(as_completed(futures), label, **bar):
-                yield futures[future], future.result()
-        except BaseException:  # Ctrl-C too: what has not begun never does
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on computing for nobody."""
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _call(job: Job) -> Any:
