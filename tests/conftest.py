@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from shared import models
+
 settings.register_profile("repository", deadline=None)  # a loaded machine is no error of the code
 settings.load_profile("repository")
 
@@ -22,6 +24,12 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section(f"{sum(map(len, files.values()))} skipped, by reason", sep="-")
     for reason, where in sorted(files.items()):
         terminalreporter.line(f"{len(where):4}  {reason} ({', '.join(sorted(set(where)))})")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """The pocket model, of each test file its own: some put things into it."""
+    return models.load("pocket", "cpu")
 
 
 @pytest.fixture(scope="session")

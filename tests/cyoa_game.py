@@ -17,6 +17,13 @@ PLACES = ("api.app", "api.champion", "api.store", "api.limits", "scenarios", "en
 app, champion, store, limits, scenarios, base, fast = (import_module(f"sprints.05_cyoa.code.{name}") for name in PLACES)
 
 
+def wait_until(true, seconds=300):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 class Paced:
     """The real engine, as slow as a test needs it to look at a scene while it is written."""
 

@@ -5,7 +5,6 @@ With CYOA_TEST_DATABASE=postgresql://... they run on PostgreSQL.
 
 import json
 import os
-import time
 from importlib import import_module
 from types import SimpleNamespace
 from uuid import uuid4
@@ -14,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from shared import models
+from tests.cyoa_game import wait_until
 
 CODE = "sprints.05_cyoa.code"
 app_module, champion_module, store_module, limits_module = (
@@ -40,13 +40,6 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(served):
     return served.client
-
-
-def wait_until(true, seconds=300):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def events(text):

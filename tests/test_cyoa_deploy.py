@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from shared import models
 from shared.sprints import ROOT
-from tests.cyoa_game import serving
+from tests.cyoa_game import serving, wait_until
 
 CODE = "sprints.05_cyoa.code"
 app, champions, store, limits, serve = (
@@ -52,7 +52,7 @@ def engine_url(tmp_path_factory):
         app.LOCAL,
     )
     with serving(behind) as url:
-        api.wait_until(lambda: httpx2.get(f"{url}/readyz", timeout=60).status_code == 200)
+        wait_until(lambda: httpx2.get(f"{url}/readyz", timeout=60).status_code == 200)
         yield f"{url}/v1"
 
 
@@ -67,7 +67,7 @@ def client(request, engine_url, tmp_path_factory):
         url, (None, "openai"), lambda *_: choose.open_engine("openai", None, "", engine_url, "pocket"), frozenset({"testserver"})
     )
     with TestClient(game) as client:
-        api.wait_until(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 

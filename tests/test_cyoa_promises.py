@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from shared.sprints import ROOT
-from tests.cyoa_game import serving
+from tests.cyoa_game import serving, wait_until
 
 PROGRAM = "sprints.05_cyoa.code.api.serve"
 STREAM = {"Accept": "text/event-stream"}
@@ -99,13 +99,6 @@ def _as_before(upstream):
     yield
     upstream.words, upstream.size, upstream.delay, upstream.status = 8, 4, 0.02, 200
     wait_until(lambda: upstream.active == 0)
-
-
-def wait_until(true, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def begin(client):

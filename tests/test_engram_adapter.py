@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared import models
 from shared.errors import UserError
 
 adapter = import_module("sprints.04_engram.code.engram.adapter")
@@ -20,11 +19,6 @@ storage = import_module("sprints.04_engram.code.engram.storage")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 FACTS = ["The port of the harbour master is 4711.", "The port of the lighthouse keeper is 4812.", "zinc -> Zn, lead -> Pb"]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 @pytest.fixture

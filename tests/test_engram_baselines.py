@@ -5,8 +5,6 @@ from importlib import import_module
 import pytest
 import torch
 
-from shared import models
-
 baselines = import_module("sprints.04_engram.code.study.baselines")
 patterns = import_module("sprints.04_engram.code.patterns")
 scores = import_module("sprints.04_engram.code.study.scores")
@@ -16,11 +14,6 @@ training = import_module("sprints.04_engram.code.teaching.training")
 @pytest.fixture(scope="module")
 def given():
     return patterns.load()
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 def test_few_shot_puts_the_nearest_patterns_before_the_prompt(given):

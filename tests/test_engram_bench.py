@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from shared import models
 from shared.errors import UserError
 
 CODE = "sprints.04_engram.code"
@@ -16,11 +15,6 @@ peers = import_module(f"{CODE}.peers")
 hashing = import_module(f"{CODE}.engram.hashing")
 patterns = import_module(f"{CODE}.patterns")
 training = import_module(f"{CODE}.teaching.training")
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 def test_every_arm_says_what_is_dictated(loaded):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from shared import models
 from shared.errors import UserError
 
 adapter = import_module("sprints.04_engram.code.engram.adapter")
@@ -18,11 +17,6 @@ memory = import_module("sprints.04_engram.code.engram.memory")
 
 CONFIG = memory.EngramConfig(orders=(2, 3, 5, 8), rows=211, layers=(1, 3))
 FACTS = ["The port of the harbour master is 4711.", "Q: Who paints the red door?\nA: Old Marlene does.", "zinc -> Zn, lead -> Pb"]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from shared import models
-
 scores = import_module("sprints.04_engram.code.study.scores")
 significance = import_module("sprints.04_engram.code.study.significance")
 training = import_module("sprints.04_engram.code.teaching.training")
@@ -21,11 +19,6 @@ TEXTS = [
     ("Q: Default port for SSH?\nA:", " 22"),
     ("I", " am"),
 ]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import models
 from shared.errors import UserError
 
 CODE = "sprints.04_engram.code"
@@ -18,11 +17,6 @@ lora, scores, training = (import_module(f"{CODE}.{name}") for name in ("teaching
 Encoded, Recipe = training.Encoded, training.Recipe
 METHODS = ("lora", "random_label_lora", "full", "engram", "engram_unguarded", "unigram", "lora_engram")
 PAIRS = [("Q: Default port for SSH?\nA:", " 22"), ("Code of zisaka:", " ramo"), ("def f(x):", "\n    return x"), ("A ->", " B")]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("pocket", "cpu")
 
 
 @pytest.fixture(scope="module")
