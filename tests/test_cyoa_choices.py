@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from importlib import import_module
@@ -80,27 +81,28 @@ def test_what_a_model_writes_well_stays():
     engine = Scripted("The door creaks.\n\nIt is dark.\n\n> Light a match\n> Call out\n> Leave\n> Stay")
     assert written(engine) == storytext.Draft("The door creaks.\n\nIt is dark.", ("Light a match", "Call out", "Leave"))
     assert len(engine.asked) == 1
-    assert written(Scripted("Home at last.\n\nThe end.")) == storytext.Draft("Home at last.", (), True)
+    assert written(Scripted("You are home at last.\n\nThe end.")) == storytext.Draft("You are home at last.", (), True)
 
 
 def test_missing_choices_are_asked_for_one_line_at_a_time():
-    engine = Scripted("Rain.\n\n> Run\n> run!", " Wait under the bridge")
+    engine = Scripted("Rain falls on the bridge.\n\n> Run\n> run!", " Wait under the bridge")
     assert written(engine).choices == ("Run", "Wait under the bridge")
     first, second = engine.asked
-    assert second.prefix == "Rain.\n\n> Run\n>" and second.stop == ("\n",)
+    assert second.prefix == "Rain falls on the bridge.\n\n> Run\n>" and second.stop == ("\n",)
     assert first.messages == ASKED.messages  # for a choice the new scene is enough: the story before it would be read again
     assert second.messages == [{"role": "user", "content": "> Open the door"}]
 
 
 @pytest.mark.parametrize("line", ["", "Open the door", "x" * 200, base.UpstreamDown("gone")])
 def test_the_deck_of_the_genre_fills_what_stays_missing(line):
-    draft = written(Scripted("Rain.", line), "chess")
+    draft = written(Scripted("Rain falls on the bridge.", line), "chess")
     check(draft)
     assert set(draft.choices) <= set(choices._deck()["chess"])
 
 
-def test_a_scene_without_a_word_is_asked_for_again_and_then_stands_still():
-    engine = Scripted("\n \n> Go\n> Stay")
+@pytest.mark.parametrize("scene", ["\n ", "Sure of the broom\n"])
+def test_a_scene_of_less_than_five_words_is_asked_for_again_and_then_stands_still(scene):
+    engine = Scripted(f"{scene}\n> Go\n> Stay")
     assert written(engine).scene == choices.STILL
     assert len(engine.asked) == 2
 
@@ -113,7 +115,7 @@ def test_a_scene_that_goes_in_circles_is_ended():
 
 def test_a_scene_that_was_cut_off_trails_away():
     assert written(Scripted("You open the door and", finish="length")).scene == "You open the door and..."
-    assert written(Scripted("It rains.\n\n> Run\n> Wait under the bri", finish="length", line=" Hide")).choices == ("Run", "Hide")
+    assert written(Scripted("It rains on the roof.\n\n> Run\n> Wait under the bri", finish="length", line=" Hide")).choices == ("Run", "Hide")
 
 
 def test_the_last_sentence_of_a_story_is_written_to_its_end():
@@ -125,17 +127,17 @@ def test_the_last_sentence_of_a_story_is_written_to_its_end():
 
 
 def test_a_story_that_has_to_end_is_closed():
-    engine = Scripted("It rains.\n\n> Run\n> Hide", line=" Mr. Fox keeps the lamp. You")
+    engine = Scripted("It rains on the roof.\n\n> Run\n> Hide", line=" Mr. Fox keeps the lamp. You")
     draft = written(engine, ending=True)
-    assert storytext.render(draft) == "It rains. In the end, Mr. Fox keeps the lamp.\n\nThe end."
-    assert engine.asked[1].prefix == "It rains. In the end," and engine.asked[1].messages == [
+    assert storytext.render(draft) == "It rains on the roof. In the end, Mr. Fox keeps the lamp.\n\nThe end."
+    assert engine.asked[1].prefix == "It rains on the roof. In the end," and engine.asked[1].messages == [
         {"role": "user", "content": "> Open the door"}
     ]
-    by_itself = Scripted("Home at last.\n\nThe end.", line=" no.")
-    assert written(by_itself, ending=True).scene == "Home at last." and len(by_itself.asked) == 1
+    by_itself = Scripted("You are home at last.\n\nThe end.", line=" no.")
+    assert written(by_itself, ending=True).scene == "You are home at last." and len(by_itself.asked) == 1
     for line in (" on and on", " .", base.UpstreamDown("gone")):
-        assert written(Scripted("It rains.", line), ending=True) == storytext.Draft("It rains.", (), True)
-    assert written(Scripted("You go\n> Run", " it is over!"), ending=True).scene == "You go... In the end, it is over!"
+        assert written(Scripted("It rains on the roof.", line), ending=True) == storytext.Draft("It rains on the roof.", (), True)
+    assert written(Scripted("You go up the hill\n> Run", " it is over!"), ending=True).scene == "You go up the hill... In the end, it is over!"
 
 
 def test_rerolled_choices_are_new():
@@ -225,7 +227,8 @@ def test_a_server_that_knows_no_extras_is_asked_without_them():
     seen = Counter()
 
     def strict(connection):
-        text = connection.recv(65536, socket.MSG_PEEK)
+        while not (text := connection.recv(65536, socket.MSG_PEEK)).endswith(b"}"):  # the body comes after the head
+            time.sleep(0.01)
         seen[b"top_k" in text] += 1
         end = 'data: {"choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
         (http(422, "Unexpected fields") if b"top_k" in text else http(200, end))(connection)

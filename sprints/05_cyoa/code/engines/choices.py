@@ -32,14 +32,15 @@ LAST = 48  # tokens at most to end the last sentence of a story, and for the one
 CLOSING = " In the end,"  # how that one begins: no prompt tells the model that the story has to end, but these words do
 STOPS = ".!?\"'"  # what a sentence ends with
 SENTENCE = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr)\.|[^.!?])*[.!?]+[\"']?")
-STILL = "For a moment nothing stirs."  # stands in for a scene without a word
+WORDS = 5  # of fewer, it is no scene
+STILL = "For a moment nothing stirs."  # stands in for one
 
 
 async def scene(engine: Engine, request: Request, genre: str, ending: bool = False) -> AsyncGenerator[Piece | Draft, None]:
     """The answer to a prompt of `storytext.messages`: pieces of the scene's text, at last the Draft, whose scene is these pieces
     joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one: a sentence that reaches `max_tokens` is still
     written to its end, and a closing one follows. Raises EngineError before the scene is whole."""
-    for again in (0, 1):  # a model may answer without a word; then once more
+    for again in (0, 1):  # a model may answer with a word or none; then once more
         writer = _Writer()
         async with aclosing(engine.submit(_reseeded(request, again))) as pieces:
             async for piece in pieces:
@@ -121,7 +122,7 @@ class _Writer:
         if self._end is not None:
             return ""
         text = self._show(self._text)
-        if self.cut_off:
+        if self.cut_off and self.shown:
             self.shown += "..."
             text += "..."
         return text
@@ -137,7 +138,7 @@ class _Writer:
         return self._cut and self._end is None and bool(text) and text[-1] not in STOPS
 
     def _show(self, text: str) -> str:
-        new = text.strip()[len(self.shown) :]
+        new = text.strip()[len(self.shown) :] if len(text.split()) >= WORDS else ""
         self.shown += new
         return new
 
