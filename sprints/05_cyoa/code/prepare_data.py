@@ -24,10 +24,9 @@ from shared.sprints import ROOT
 
 from . import data_figures, versions
 from .lint import NEAR, NGRAM, genres, lint, near_duplicates
-from .scenarios import DATA, HELD_OUT, Scenario, Split, flat_csv, flat_rows, paths, split
+from .scenarios import DATA, HELD_OUT, SOURCE, Scenario, Split, flat_csv, flat_rows, paths, split
 
 ROWS, ORIGINAL = "processed/rows.jsonl", "processed/original.csv"  # artifacts beside the raw cells
-SOURCE = "progress log of the original project, January 1, 2025"
 
 
 @dataclass

@@ -19,6 +19,7 @@ import yaml
 from shared.errors import UserError
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "scenarios"
+SOURCE = "progress log of the original project, January 1, 2025"  # where its claims stand
 FLAT = ("prompt", "response", "choice_a", "choice_b", "genre")  # the columns of the original's table
 Rating = Literal["all", "teen"]
 Ending = Literal["triumph", "bittersweet", "loss", "secret"]

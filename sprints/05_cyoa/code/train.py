@@ -156,6 +156,14 @@ def record(run: runlog.Run, prefix: str, course: tuning.Course, before: dict[str
         run.metric("training_minutes", course.seconds / 60, unit="minutes", higher_is_better=False, meaning=meaning)
         rate = course.tokens * len(course.history) / course.seconds
         run.metric("training_tokens_per_second", rate, unit="tokens/s", higher_is_better=True, meaning="prompts and answers")
+        run.claim(
+            "Training completes in under 30 minutes",
+            source=scenarios.SOURCE,
+            protocol="a target, not ticked; no training is in its repository",
+            ours=f"{course.seconds / 60:.1f} minutes on {run.report['device']['kind']}",
+            honest="the same: every start of a run counts, with its evaluations and checkpoints",
+            verdict="reproduced" if course.seconds < 1800 else "not reproduced",
+        )
     best, last = course.best, course.history[-1]
     run.metric(
         f"{prefix}_validation_loss",
