@@ -166,11 +166,13 @@ def main(argv: list[str] | None = None) -> int:
     title = "Toy size: these numbers mean nothing" if args.smoke else "Measured on this machine"
     console.rule(title)
     every = plan(out, args.device, [*["--smoke"] * args.smoke, *arguments])
+    if args.record and (arguments or args.device != "auto" or any(job.state == "kept" for jobs in every for job in jobs)):
+        parser.error("--record keeps the times of a whole demo as it is: give it no other flags, and `make clean` first")
     try:
         run(every, console)
     except KeyboardInterrupt:
-        stopped = next(job for jobs in every for job in jobs if job.state in ("stopped", "waiting"))
-        console.print(f"stopped at {stopped.name}: the same command goes on there")
+        left = [job.name for jobs in every for job in jobs if job.state in ("stopped", "running", "waiting")]
+        console.print(f"stopped{' at ' + left[0] if left else ''}: the same command goes on there")
         return 130
     page = gallery.write(ROOT / out, {jobs[0].sprint.folder.name: jobs[0].sprint.reports(jobs[0].folder) for jobs in every})
     jobs = [job for jobs in every for job in jobs]

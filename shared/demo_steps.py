@@ -14,6 +14,7 @@ from rich.text import Text
 
 from shared.data import digest
 from shared.environment import describe_machine
+from shared.models import POCKET
 from shared.report import write_atomically
 from shared.sprints import ROOT, Sprint, call, discover
 
@@ -53,12 +54,13 @@ class Job:
         return time.perf_counter() - self.began if self.state == "running" else self.seconds
 
     def fingerprint(self) -> str:
-        """Changes with the command, and with any file that may decide what it gives."""
+        """Changes with the command, and with any file that may decide what it gives; not with a registry of models."""
         skipped = {"results", "docs", "__pycache__", "README.md"}
-        files = [path for top in (ROOT / "shared", self.sprint.folder) for path in sorted(top.rglob("*")) if path.is_file()]
-        files = [path.relative_to(ROOT) for path in files]
-        content = [(path.as_posix().encode(), ROOT / path) for path in files if not skipped & set(path.parts)]
-        return digest([" ".join(self.command).encode(), *content])
+        code = [path.relative_to(ROOT) for top in (ROOT / "shared", self.sprint.folder) for path in sorted(top.rglob("*"))]
+        code = [path for path in code if not skipped & set(path.parts)]
+        weights = [path.relative_to(ROOT) for top in (POCKET, self.sprint.folder / "results" / "model") for path in top.glob("*")]
+        files = [path for path in (*code, *sorted(weights), Path("requirements.lock")) if (ROOT / path).is_file()]
+        return digest([" ".join(self.command).encode(), *((path.as_posix().encode(), ROOT / path) for path in files)])
 
     def recall(self) -> bool:
         """Whether an earlier call has done this very step."""

@@ -55,10 +55,11 @@ def pick(name: DeviceName = "auto", supported: Sequence[str] = ("cpu", "cuda", "
 
 def keep_freed_memory() -> None:
     """glibc gives every large block back to the system and takes the next one anew, which the kernel then fills with zeros, page by
-    page: up to half the time of a training step on a CPU. After this call, blocks up to a GiB stay with the process instead."""
-    if change := getattr(ctypes.CDLL(None), "mallopt", None):  # no other C library has it
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-            change(option, 2**30)
+    page: up to half the time of a training step on a CPU. After this call, blocks up to a GiB (of older versions, 32 MiB) stay with
+    the process instead. Where the C library is another, nothing changes."""
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if change and (change(-3, 2**30) or change(-3, 2**25)):  # M_MMAP_THRESHOLD of malloc.h
+        change(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def _pick_auto(supported: Sequence[str]) -> Device:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -15,37 +15,51 @@ from shared.environment import usable_cpus
 from shared.errors import UserError
 from shared.sprints import ROOT
 
+POOLS: dict[int, ProcessPoolExecutor] = {}  # kept until this process ends: a worker takes seconds to import what it needs
+
 
 def spread(function: Callable[..., Any], jobs: Mapping[Any, tuple], processes: int = 0) -> Iterator[tuple[Any, Any]]:
     """(key, function(*arguments)) of each job as soon as it is done, in any order; raises what a job raised.
 
-    `processes`, of one thread each: 0 for one per core; 1, or a single job, stays in this process. `function` stands at the top of
-    a module.
+    `processes`: 0 for one per core; 1, or a single job, stays in this process; of several each has one thread. `function` stands
+    at the top of a module. Calls of the same count follow each other: they share their processes.
     """
     count = processes or len(usable_cpus())
     if min(count, len(jobs)) < 2:
         for key, arguments in jobs.items():
             yield key, function(*arguments)
         return
-    futures = {_pool(count).submit(function, *arguments): key for key, arguments in jobs.items()}
+    pool = POOLS.setdefault(count, ProcessPoolExecutor(count, get_context("spawn"), _begin))
     try:
+        with _one_thread():
+            futures = {pool.submit(function, *arguments): key for key, arguments in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except BaseException:  # Ctrl-C too: what has not begun never does
-        _pool(count).shutdown(cancel_futures=True)
-        _pool.cache_clear()
+    except BaseException:  # Ctrl-C too: nobody waits for the jobs that run, and no other begins
+        del POOLS[count]
+        for worker in list(pool._processes.values()):
+            worker.terminate()
+        pool.shutdown(cancel_futures=True)
         raise
 
 
-@cache
-def _pool(count: int) -> ProcessPoolExecutor:
-    """Kept until this process ends, since each of its processes takes seconds to import what it needs."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come, which read it when they import NumPy and torch
-    return ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For processes that start in the block: they read it when they import NumPy and torch."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _begin() -> None:
+    """A worker ends at once at Ctrl-C; and with its parent, since else it would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -42,8 +42,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder to write into; it takes the place of `folder` when the block ends well.
 
-    Whatever goes wrong, Ctrl-C included, a reader sees the old folder or the new, whole. What a killed process left beside it is
-    put back or removed by the next one, so a folder has one writer at a time.
+    Whatever goes wrong, Ctrl-C included, a reader sees the old folder or the new, whole, or for a moment none. What a killed
+    process left beside it is put back or removed by the next one, so a folder has one writer at a time.
     """
     part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
 

@@ -85,7 +85,7 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     except OSError as error:  # a full disk, a read-only folder
         raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
-        console.print("\ninterrupted: what was finished is kept, earlier results stand; the same command goes on")
+        console.print("\ninterrupted: nothing is half-written, earlier results stand; run the same command again")
         raise SystemExit(130) from None
 
 

@@ -88,6 +88,9 @@ def call(command: list[str], output: IO[bytes] | None = None) -> int:
         process.wait()
         raise
     finally:
+        if process.poll() is None:  # Ctrl-C again: nothing goes on unseen
+            process.terminate()
+            process.wait()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -21,7 +21,9 @@ BY_HAND, BY_MODEL = ("author", None), ("model", "parrot")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    champion = champion_module.Champion(lambda: (None, "parrot"), lambda *_: Parrot("You wait. It still rains.\n\n> Go left\n> Go right"))
+    champion = champion_module.Champion(
+        lambda: (None, "parrot"), lambda *_: Parrot("You wait. It still rains.\n\n> Go left\n> Go right")
+    )
     store = store_module.Store(f"sqlite:///{tmp_path_factory.mktemp('authored')}/stories.db")
     limits = limits_module.Limits(rate=1000, deadline=60)
     whole = app.create_app(store, champion, scenarios.load(), limits=limits, hosts=frozenset({"testserver"}))
@@ -110,7 +112,9 @@ def test_past_an_ending_by_hand_the_model_goes_on_past_its_own_nobody(client):
         _, node = turn(client, story, node)
     assert by(node) == BY_HAND
     _, onward = turn(client, story, node, kind="continue", settings={"length": node["depth"] + 1})
-    assert by(onward) == BY_MODEL and onward["ending"] and onward["text"].startswith("You wait. It still rains. In the end, You wait.")
+    assert (
+        by(onward) == BY_MODEL and onward["ending"] and onward["text"].startswith("You wait. It still rains. In the end, You wait.")
+    )
     assert client.post(f"/stories/{story}/nodes", json={"parent_id": onward["id"], "kind": "continue"}).status_code == 409
     for format in ("json", "txt", "twee", "ink", "epub", "html"):
         assert client.get(f"/stories/{story}/export", params={"format": format}).status_code == 200

@@ -115,7 +115,10 @@ def test_a_scene_that_goes_in_circles_is_ended():
 
 def test_a_scene_that_was_cut_off_trails_away():
     assert written(Scripted("You open the door and", finish="length")).scene == "You open the door and..."
-    assert written(Scripted("It rains on the roof.\n\n> Run\n> Wait under the bri", finish="length", line=" Hide")).choices == ("Run", "Hide")
+    assert written(Scripted("It rains on the roof.\n\n> Run\n> Wait under the bri", finish="length", line=" Hide")).choices == (
+        "Run",
+        "Hide",
+    )
 
 
 def test_the_last_sentence_of_a_story_is_written_to_its_end():
@@ -137,7 +140,10 @@ def test_a_story_that_has_to_end_is_closed():
     assert written(by_itself, ending=True).scene == "You are home at last." and len(by_itself.asked) == 1
     for line in (" on and on", " .", base.UpstreamDown("gone")):
         assert written(Scripted("It rains on the roof.", line), ending=True) == storytext.Draft("It rains on the roof.", (), True)
-    assert written(Scripted("You go up the hill\n> Run", " it is over!"), ending=True).scene == "You go up the hill... In the end, it is over!"
+    assert (
+        written(Scripted("You go up the hill\n> Run", " it is over!"), ending=True).scene
+        == "You go up the hill... In the end, it is over!"
+    )
 
 
 def test_rerolled_choices_are_new():
@@ -228,6 +234,7 @@ def test_a_server_that_knows_no_extras_is_asked_without_them():
 
     def strict(connection):
         while not (text := connection.recv(65536, socket.MSG_PEEK)).endswith(b"}"):  # the body comes after the head
+            assert text, "closed"
             time.sleep(0.01)
         seen[b"top_k" in text] += 1
         end = 'data: {"choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'

@@ -17,27 +17,34 @@ from shared.processes import spread, torchrun
 def test_jobs_share_one_pool_until_one_fails():
     assert list(spread(abs, {"a": (-1,), "b": (2,)}, 1)) == [("a", 1), ("b", 2)]
     assert dict(spread(divmod, {n: (7, n) for n in (2, 3)}, 2)) == {2: (3, 1), 3: (2, 1)}
-    pool = processes._pool(2)
-    assert len(set(dict(spread(os.getenv, {n: ("OMP_NUM_THREADS",) for n in range(4)}, 2)).values()) ^ {"1"}) == 0
-    assert processes._pool(2) is pool
+    pool, here = processes.POOLS[2], os.environ.get("OMP_NUM_THREADS")
+    assert set(dict(spread(os.getenv, {n: ("OMP_NUM_THREADS",) for n in range(4)}, 2)).values()) == {"1"}
+    assert processes.POOLS[2] is pool and os.environ.get("OMP_NUM_THREADS") == here
     with pytest.raises(ZeroDivisionError):
         list(spread(divmod, {n: (7, 0) for n in range(2)}, 2))
-    assert processes._pool(2) is not pool
-    processes._pool.cache_clear()
+    assert 2 not in processes.POOLS
+    assert dict(spread(divmod, {n: (7, n) for n in (2, 3)}, 2)) == {2: (3, 1), 3: (2, 1)}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
-def test_workers_end_with_a_parent_that_is_killed():
-    script = "import time; from shared.processes import spread; print(dict(spread(time.sleep, {0: (99,), 1: (99,)}, 2)))"
-    parent = psutil.Popen([sys.executable, "-c", script], cwd=sprints.ROOT)
+@pytest.mark.parametrize("how", ["killed", "Ctrl-C"])
+def test_workers_end_with_their_parent(how):
+    script = "import time; from shared.processes import spread; print(dict(spread(time.sleep, {n: (99,) for n in range(6)}, 2)))"
+    parent = psutil.Popen(
+        [sys.executable, "-c", script], cwd=sprints.ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 90
     while len(workers := [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)  # until they have begun
-    parent.kill()
-    parent.wait()
+    if how == "killed":
+        parent.kill()
+    else:
+        os.killpg(parent.pid, signal.SIGINT)
+    said = parent.communicate(timeout=60)[1]
     assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert "Traceback" not in said, said
 
 
 def test_a_failure_is_one_line():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shared import models, runlog
+from shared.data import digest
 from shared.errors import UserError
 from shared.sprints import ROOT
 
@@ -76,7 +77,10 @@ def study(args: Args, base: Path, version: str) -> Any:
 
     base.mkdir(parents=True, exist_ok=True)
     url = args.storage or f"sqlite:///{base / 'sweep.db'}"
-    name = f"{args.base}-{args.epochs}-{version[:12]}"
+    code = digest([Path(__file__).with_name(part) for part in (*tuning.PARTS, "train.py", "sweep.py")])
+    name = (
+        f"{args.base}-{args.epochs}-{version[:12]}-{code[:12]}"  # losses of other rows, rates or recipes belong to another search
+    )
     try:
         try:
             return _open(url, name, args)

@@ -33,11 +33,11 @@ class Recipe:
     """rank: of LoRA, whose scale is 2. patience: epochs without a better validation loss before it stops. batch: rows per
     update."""
 
+    learning_rate: float
+    epochs: int
+    batch: int
     method: Method = "full"
-    learning_rate: float = 3e-4
     rank: int = 16
-    epochs: int = 8
-    batch: int = 16
     patience: int = 2
     seed: int = 0
 
