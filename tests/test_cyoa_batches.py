@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CODE = "sprints.05_cyoa.code.engines."
-base, fast = import_module(f"{CODE}base"), import_module(f"{CODE}fast")
+base, fast, worker = (import_module(f"{CODE}{name}") for name in ("base", "fast", "worker"))
 JOBS = st.lists(st.tuples(st.integers(1, 511), st.sampled_from([0.0, 0.8]), st.sampled_from([None, 7]), st.booleans()), min_size=1)
 
 
@@ -33,6 +33,14 @@ def test_the_oldest_is_in_every_batch_and_its_company_is_alike(made, size):
     ]
     assert len(found) == min(len(fit), room - 1)  # nobody who fits waits while there is room
     assert all(any(one is other for other in fit) for one in found) and len({id(one) for one in found}) == len(found)
+
+
+def test_who_reads_nothing_yet_goes_first():
+    waiting = deque()
+    for number, prefix in enumerate(["", "You wait.", "", "It rains.", ""]):
+        new = SimpleNamespace(request=base.Request(prompt="x", prefix=prefix), number=number)
+        waiting.insert(worker.place(new, waiting), new)
+    assert [one.number for one in waiting] == [0, 2, 4, 1, 3]
 
 
 def test_a_batch_holds_either_beginnings_or_middles():

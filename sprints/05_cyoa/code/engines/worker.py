@@ -53,7 +53,7 @@ class Worker(ABC):
         with self._news:
             if self._closing:
                 raise EngineClosed("this engine is closed")
-            self._jobs.append(job)
+            self._jobs.insert(place(job, self._jobs), job)
             self._news.notify()
         try:
             finish = None
@@ -136,6 +136,13 @@ class Worker(ABC):
         for loop in {job.loop for job, _ in mail}:
             with suppress(RuntimeError):  # the loop is closed, with its readers
                 loop.call_soon_threadsafe(_deliver, [(job.mail.put_nowait, piece) for job, piece in mail if job.loop is loop])
+
+
+def place(job: Job, waiting: Sequence[Job]) -> int:
+    """Where in the queue: an answer that begins anew is before all that are gone on with, whose reader has something to read."""
+    if job.request.prefix:
+        return len(waiting)
+    return next((at for at, other in enumerate(waiting) if other.request.prefix), len(waiting))
 
 
 def _deliver(mail: list[tuple[Callable, Piece | Exception]]) -> None:
