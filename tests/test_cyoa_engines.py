@@ -113,7 +113,7 @@ def engines(pocket, converted):
         def get(name):
             if name not in opened:
                 if name == "fast":
-                    engine = fast.Fast(models.POCKET, precision="float32", batch=2, threads=2)
+                    engine = fast.Fast(models.POCKET, precision="float32", batch=2)
                 elif name == "hf":
                     engine = hf.Transformers(pocket)
                 elif name == "batching":
@@ -259,7 +259,7 @@ def test_text_of_a_message_is_never_a_special_token(name, engines):
 
 def test_closing_ends_running_answers_and_refuses_new_ones(converted, chats):
     async def close_in_the_middle():
-        engine = fast.Fast(models.POCKET, batch=2, threads=2)
+        engine = fast.Fast(models.POCKET)
         running = [asyncio.create_task(answer(engine, Request(chat, 400))) for chat in chats]
         pieces = engine.submit(Request(chats[0], 400))
         await anext(pieces)
@@ -273,19 +273,6 @@ def test_closing_ends_running_answers_and_refuses_new_ones(converted, chats):
             await anext(engine.submit(Request(chats[0])))
 
     RUNNER.run(close_in_the_middle())
-
-
-def test_batches_are_written_side_by_side(converted, chats):
-    async def overtaken():
-        engine = fast.Fast(models.POCKET, batch=1, threads=2)
-        long, short = (engine.submit(Request(chats[0], tokens, top_k=0, stop=("\0never",))) for tokens in (400, 8))
-        await anext(long)
-        assert [piece async for piece in short][-1].finish
-        later = [piece async for piece in long]
-        await engine.close()
-        return len(later)
-
-    assert RUNNER.run(overtaken()) > 1, "the long answer went on while the short one was written"
 
 
 def test_the_conversion_is_kept_under_the_hash_of_the_weights(converted, monkeypatch):

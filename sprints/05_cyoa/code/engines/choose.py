@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from shared import device, models
-from shared.environment import usable_cpus
 from shared.errors import UserError
 
 from .base import Engine
 
 Kind = Literal["auto", "fast", "hf", "mlx", "openai"]
-THREADS = 2  # of the engine fast, at most: the web server's Python has to keep up with them; more processes use more cores
 SMALL = 2**30  # bytes of weights up to which a CPU serves well
 
 
@@ -37,7 +35,7 @@ def open_engine(
     if kind == "fast":
         from .fast import Fast
 
-        return Fast(folder, model_version, threads=min(THREADS, len(usable_cpus())))
+        return Fast(folder, model_version)
     if kind == "mlx":
         from .mlx import Mlx
 

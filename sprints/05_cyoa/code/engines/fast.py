@@ -2,15 +2,14 @@
 
 The weights are converted from safetensors when a model is first opened, into runs/engines, under the hash of its weights.
 CTranslate2 (https://github.com/OpenNMT/CTranslate2) holds no place for a newcomer in a running batch, so what arrives meanwhile
-makes the next ones: each of prompts of like length, the oldest request and those nearest to it. A batch computes on one core; as
-many batches as the engine has threads are written side by side.
+makes the next ones: each of prompts of like length, the oldest request and those nearest to it. One thread per engine: more
+processes use more cores better than more threads.
 """
 
 import gc
 import hashlib
 import json
 import os
-import queue
 import secrets
 import shutil
 import tempfile
@@ -38,7 +37,6 @@ import ctranslate2  # noqa: E402
 
 CONVERTED = ROOT / "runs" / "engines"
 GATHER = 0.003  # seconds that an idle engine waits for company of a first request
-FEW = 4  # requests that fill a batch: more of them write no more per second of a core
 NEAR = 32  # tokens: beyond the shortest prompt of a batch all others are read one token per step, as slowly as one is written
 ROOM = 1300  # tokens of prompts in a batch: every step copies the caches of all, which costs more once they outgrow the processor's
 SEEDING = threading.Lock()  # CTranslate2 has one seed for the process
@@ -52,19 +50,17 @@ class UnsupportedError(UserError):
 class Fast(Worker):
     name = "fast"
 
-    def __init__(self, folder: Path, model_version: str = "", precision: Precision = "int8", batch: int = 16, threads: int = 1):
+    def __init__(self, folder: Path, model_version: str = "", precision: Precision = "int8", batch: int = 16):
         self._folder, self._precision, self._size = convert(folder, precision), precision, batch
         keep_freed_memory()  # every step copies the caches to new places
         tokenizer, stop_ids, context = models.load_tokenizer(folder)
         self._tokens = json.loads((self._folder / "vocabulary.json").read_bytes())
         self._ends = [self._tokens[stop] for stop in stop_ids]
         with SEEDING:
-            self._generators: queue.SimpleQueue[ctranslate2.Generator] = queue.SimpleQueue()  # those that are not at work
-            for _ in range(threads):
-                ctranslate2.set_random_seed(secrets.randbits(31))
-                self._generators.put(generator := self._open())
-                generator.generate_batch([self._ends[:1]], max_length=1, sampling_topk=2)  # its thread takes its seed now
-        super().__init__(Prompts(tokenizer, stop_ids, context), model_version or self._folder.name, threads)
+            ctranslate2.set_random_seed(secrets.randbits(31))
+            self._generator = self._open()
+            self._generator.generate_batch([self._ends[:1]], max_length=1, sampling_topk=2)  # the thread takes its seed now
+        super().__init__(Prompts(tokenizer, stop_ids, context), model_version or self._folder.name)
 
     def _open(self) -> ctranslate2.Generator:
         return ctranslate2.Generator(
@@ -76,19 +72,14 @@ class Fast(Worker):
             return []
         if len(self._jobs) < self._size - 1:
             self._news.wait_for(lambda: self._closing or len(self._jobs) >= self._size - 1, GATHER)
-        share = -(-(1 + len(self._jobs)) // len(self._threads))  # the others have cores too
-        taken = company(first, self._jobs, min(self._size, max(FEW, share)))
+        taken = company(first, self._jobs, self._size)
         for job in taken:
             self._jobs.remove(job)
         return taken
 
     def _answer(self, jobs: list[Job]) -> None:
         if (seed := jobs[0].request.seed) is None:
-            generator = self._generators.get()
-            try:
-                self._generate(generator, jobs)
-            finally:
-                self._generators.put(generator)
+            self._generate(self._generator, jobs)
             return
         with SEEDING:  # a thread of CTranslate2 reads the seed once, at its first draw: a seeded request needs a new one
             ctranslate2.set_random_seed(seed or 2**31)
@@ -125,8 +116,7 @@ class Fast(Worker):
         )
 
     def _release(self) -> None:
-        while not self._generators.empty():
-            self._generators.get().unload_model()
+        self._generator.unload_model()
 
 
 def company(first: Job, waiting: Iterable[Job], size: int) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Threads that own a model, and the way from it to the event loop: the part that `fast`, `hf` and `mlx` share."""
+"""A thread that owns a model, and the way from it to the event loop: the part that `fast`, `hf` and `mlx` share."""
 
 import asyncio
 import atexit
@@ -32,20 +32,18 @@ class Job:
 
 
 class Worker(ABC):
-    """An engine whose threads take jobs from a queue. A subclass says how a batch of them is answered."""
+    """An engine whose thread takes jobs from a queue. A subclass says how a batch of them is answered."""
 
     name: str
 
-    def __init__(self, prompts: Prompts, model_version: str, threads: int = 1):
+    def __init__(self, prompts: Prompts, model_version: str):
         self.prompts, self.model_version = prompts, model_version
         self._jobs: deque[Job] = deque()
         self._news = threading.Condition()
         self._closing = False
-        self._due = threading.local()  # .at: when a thread publishes again
-        self._threads = [threading.Thread(target=self._work, name=f"{self.name}-engine", daemon=True) for _ in range(threads)]
-        self._working = threads
-        for thread in self._threads:
-            thread.start()
+        self._due = 0.0  # when to publish again
+        self._thread = threading.Thread(target=self._work, name=f"{self.name}-engine", daemon=True)
+        self._thread.start()
         atexit.register(self._stop)
 
     async def submit(self, request: Request) -> AsyncGenerator[Piece, None]:
@@ -72,9 +70,8 @@ class Worker(ABC):
     def _stop(self) -> None:
         with self._news:
             self._closing = True
-            self._news.notify_all()
-        for thread in self._threads:
-            thread.join()  # a native library aborts when its threads outlive the interpreter
+            self._news.notify()
+        self._thread.join()  # a native library aborts when its threads outlive the interpreter
 
     @abstractmethod
     def _batch(self, first: Job) -> list[Job]:
@@ -85,7 +82,7 @@ class Worker(ABC):
         """Answer all jobs; returns when each is over or the worker is closing."""
 
     def _release(self) -> None:  # noqa: B027  # most have nothing
-        """Give back what the threads hold; the last of them calls this at its end."""
+        """Give back what the thread holds; it calls this last."""
 
     def _work(self) -> None:
         while jobs := self._next():
@@ -97,12 +94,8 @@ class Worker(ABC):
                 error.__cause__ = raised
             self._publish(jobs)
             self._fail(jobs, error)
-        with self._news:
-            self._working -= 1
-            last = not self._working
-        if last:
-            self._release()
-            self._fail(self._jobs, EngineClosed("the engine was closed before the answer"))
+        self._release()
+        self._fail(self._jobs, EngineClosed("the engine was closed before the answer"))
 
     def _next(self) -> list[Job]:
         """The next batch, as soon as there is a job; empty when closing."""
@@ -115,11 +108,11 @@ class Worker(ABC):
         return []
 
     def _is_due(self) -> bool:
-        return monotonic() >= getattr(self._due, "at", 0.0)
+        return monotonic() >= self._due
 
     def _publish(self, jobs: Iterable[Job]) -> None:
         """Send what these jobs wrote since the last time, with one call for all of them."""
-        self._due.at = monotonic() + INTERVAL
+        self._due = monotonic() + INTERVAL
         mail = [(job, piece) for job in jobs if not job.done and not job.cancelled and (piece := job.answer.take())]
         self._post(mail)
         for job, piece in mail:

@@ -45,8 +45,7 @@ def engines(args: Any, game: Game) -> dict:
             objective="How much does the fast engine gain over what one writes first, and over the field's own server?",
             setup={
                 "model": f"{champion.name}: {champion.reason}",
-                "load": f"{args.prompts} prompts at a time, {args.tokens} tokens each, interleaved, the same sampling",
-                "threads": "ours two, the others one; the time of all of them counts",
+                "load": f"{args.prompts} prompts at a time, {args.tokens} tokens each, one thread, interleaved, the same sampling",
                 "naive": "model.generate in float32; over HTTP a thread per request, streamed",
                 "transformers serve": " ".join(("--continuous-batching --dtype float32", *servers.PAGED)),
             },

@@ -1,7 +1,7 @@
 """Servers as processes of their own: ours as `make cyoa-serve` starts it, and the two it is compared with.
 
-The rivals compute with one thread, ours with one per core up to two. What a server costs is the processor time that its processes
-took, not the time on the wall: other load on the machine changes that little.
+Each computes with one thread. What a server costs is the processor time that its processes took, not the time on the wall:
+other load on the machine changes that little.
 """
 
 import os

@@ -44,7 +44,7 @@ def names() -> list[str]:
 def setup() -> dict[str, str]:
     champion = registry.champion()
     return {
-        "server": "as make cyoa-serve starts it: one process, the engine fast (CTranslate2, int8) on two cores, sqlite",
+        "server": "as make cyoa-serve starts it: one process, the engine fast (CTranslate2, int8) with one thread, sqlite",
         "model": f"{champion.name}: {champion.reason}",
         "load": "from another process of the same machine, which takes its share of the cores",
     }
