@@ -151,7 +151,7 @@ def test_the_gates_refuse_what_is_worse_than_the_champion():
 
 
 def test_sight_is_blind_where_nothing_changes_and_knows_the_bad_direction():
-    higher, lower, both = (panel.MEASURES[name] for name in ("format_validity", "longest_copy", "distinct_2"))
+    higher, lower, both = (panel.MEASURES[name] for name in ("format_validity", "longest_copy", "scenario_distinct_2"))
     few, many = np.arange(20.0), np.arange(20.0) + 30
     assert panel.sight(higher, many, few) == (1.0, True) and panel.sight(higher, few, many) == (0.0, False)
     assert panel.sight(lower, few, many) == (1.0, True)

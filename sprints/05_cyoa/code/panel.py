@@ -86,8 +86,8 @@ MEASURES: dict[str, Measure] = {
         "choices of other scenes",
         lambda p, a, d: likelihood.choice_relevance(p.judge, a),
     ),
-    "distinct_1": Measure("band", "fraction", "different words in the scenes of a scenario", "loop", _distinct(1), True),
-    "distinct_2": Measure("band", "fraction", "different word pairs in the same", "mode collapse", _distinct(2), True),
+    "scenario_distinct_1": Measure("band", "fraction", "different words in the scenes of a scenario", "loop", _distinct(1), True),
+    "scenario_distinct_2": Measure("band", "fraction", "different word pairs in the same", "mode collapse", _distinct(2), True),
     "repetition_4": Measure(
         "band",
         "fraction",
@@ -95,7 +95,7 @@ MEASURES: dict[str, Measure] = {
         "loop",
         lambda p, a, d: [quality.repetition(scene) for scene in _scenes(d)],
     ),
-    "self_bleu": Measure(
+    "sampled_self_bleu": Measure(
         "band", "", "BLEU of a scene against a sample of the others", "mode collapse", lambda p, a, d: quality.self_bleu(_scenes(d))
     ),
     "order_accuracy": Measure(
