@@ -66,7 +66,7 @@ def play(page: Any, base: str, folder: Path, theme: str, size: str) -> None:
             if number != choices[-1]:
                 page.get_by_role("button", name="Undo").click()
                 page.locator(".choice").nth(1).wait_for()
-    page.get_by_role("button", name="Map").click()
+    page.get_by_role("button", name="Map", exact=True).click()
     take(page, folder, f"map_{size}_{theme}")
 
 
