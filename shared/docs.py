@@ -117,7 +117,7 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
                 f"{seconds:.0f} s" if seconds else NOT_RUN,
             ]
         )
-    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "all its runs took"], rows)
+    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "these commands took"], rows)
 
 
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
