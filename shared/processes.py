@@ -29,7 +29,9 @@ def spread(function: Callable[..., Any], jobs: Mapping[Any, tuple], processes: i
         for key, arguments in jobs.items():
             yield key, function(*arguments)
         return
-    pool = POOLS.setdefault(count, ProcessPoolExecutor(count, get_context("spawn"), _begin))
+    if count not in POOLS:
+        POOLS[count] = ProcessPoolExecutor(count, get_context("spawn"), _begin)
+    pool = POOLS[count]
     try:
         with _one_thread():
             futures = {pool.submit(function, *arguments): key for key, arguments in jobs.items()}

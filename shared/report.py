@@ -12,15 +12,13 @@ from shared.errors import UserError
 
 Reports = Mapping[str, dict]  # experiment -> report
 NOT_RUN = "not run here"
+OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
 
 
 def read_all(folder: Path) -> dict[str, dict]:
     """The reports under `folder` (a sprint's results/, or its part of runs/demo), by experiment."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/report.json"))]
     return {report["experiment"]: report for report in found}
-
-
-OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
 
 
 def same_result(one: dict, other: dict) -> bool:

@@ -42,8 +42,7 @@ EXPERIMENTS = {"players": waiting.players, "choices": waiting.choices, "crowd": 
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     if args.smoke:
         args.users, args.rounds, args.turns, args.scenes = (2,), 2, 2, 4
         args.crowd, args.minutes, args.prompts, args.tokens = 12, 0.03, 3, 16

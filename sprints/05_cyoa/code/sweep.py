@@ -78,9 +78,8 @@ def study(args: Args, base: Path, version: str) -> Any:
     base.mkdir(parents=True, exist_ok=True)
     url = args.storage or f"sqlite:///{base / 'sweep.db'}"
     code = digest([Path(__file__).with_name(part) for part in (*tuning.PARTS, "train.py", "sweep.py")])
-    name = (
-        f"{args.base}-{args.epochs}-{version[:12]}-{code[:12]}"  # losses of other rows, rates or recipes belong to another search
-    )
+    # losses of other rows, rates or recipes belong to another search
+    name = f"{args.base}-{args.epochs}-{version[:12]}-{code[:12]}"
     try:
         try:
             return _open(url, name, args)

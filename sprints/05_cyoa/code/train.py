@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from shared import device, models, runlog
-from shared.errors import UserError
 from shared.report import replaced, write_atomically
 from shared.sprints import ROOT
 
@@ -212,8 +211,7 @@ EXPERIMENTS: dict[str, tuning.Method] = {"training": "full", "lora": "lora"}
 
 
 def main(args: Args) -> dict:
-    if unknown := set(args.only) - set(EXPERIMENTS):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there is: {', '.join(EXPERIMENTS)}")
+    runlog.check_only(args.only, EXPERIMENTS)
     base = registry.RUNS
     if args.smoke:
         args.epochs, args.batch = 1, 4
