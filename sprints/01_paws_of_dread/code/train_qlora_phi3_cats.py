@@ -134,12 +134,15 @@ def main(args: Args) -> dict:
     runlog.check_only(args.only, EXPERIMENTS)
     if not args.seeds or args.processes < 1:
         raise UserError("--seeds needs at least one seed, --processes at least 1")
+    chosen = args.only or (EXPERIMENTS if args.smoke else ("training",))
+    if "ablations" in chosen and len(args.seeds) < 2:
+        raise UserError("the ablations compare by seeds: give --seeds at least two, or --only training")
     base = RUNS
     if args.smoke:
         args.seeds, args.epochs = args.seeds[:2], 1
         base = (args.out or ROOT / "runs" / "smoke") / "cats"
         shutil.rmtree(base, ignore_errors=True)
-    return {name: EXPERIMENTS[name](args, base) for name in args.only or (EXPERIMENTS if args.smoke else ("training",))}
+    return {name: EXPERIMENTS[name](args, base) for name in chosen}
 
 
 if __name__ == "__main__":

@@ -285,9 +285,9 @@ def conclude(run: runlog.Run, values: dict[str, dict[str, np.ndarray]]) -> None:
         verdict="reproduced" if counts["model"] == len(MEASURES) else "not reproduced",
     )
     run.conclude(
-        f"Through the engine {said['choice_validity']} of the scenes have valid choices, by the model alone "
-        f"{said['format_validity_model']}; bits per byte {said['bits_per_byte_model']} against {said['bits_per_byte_base']} of the "
-        f"base; {counts['model']} of {len(MEASURES)} measures lie in the human range."
+        f"Through the engine {said['choice_validity']} of the scenes have valid choices or are an ending, by the model alone "
+        f"{said['format_validity_model']}; unseen families take {said['bits_per_byte_model']}, the base "
+        f"{said['bits_per_byte_base']}; {counts['model']} of {len(MEASURES)} measures lie in the human range."
     )
 
 

@@ -203,9 +203,12 @@ def _cards() -> set[str]:
 
 def sheet(stories: Sequence[Story], name: Literal["shipped"] | str) -> str:
     """The page of samples, as Markdown."""
-    parts = ["# Scenes as they came", f"Written by `{name}`; nothing is selected. An arrow marks the choice that was drawn."]
+    told = "nothing is selected. An arrow marks the choice that was drawn. A title that comes again is told anew from other draws."
+    parts = ["# Scenes as they came", f"Written by `{name}`; {told}"]
     for number, story in enumerate(stories, 1):
+        hero = f"the hero {story.world.hero.name} ({story.world.hero.pronouns})"
         parts.append(f"## {number}. {story.title} ({story.world.genre})")
+        parts.append(f"Given to the model: the genre, {hero}, the cast, and: {story.world.memory}")
         for at, draft in enumerate(story.drafts):
             taken = story.taken[at] if at < len(story.taken) else None
             lines = [f"- {'→ **' + choice + '**' if choice == taken else choice}" for choice in draft.choices]

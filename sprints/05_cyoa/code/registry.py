@@ -252,16 +252,16 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def describe(card: dict[str, Any], panel: dict[str, Any] | None = None) -> str:
     """The model card, in Markdown."""
+    facts = {key: value for key, value in card.get("recipe", {}).items() if key != "rank" or card["method"] == "lora"}
+    facts |= {key: f"{value:.4g}" for key, value in card.get("metrics", {}).items()}
     lines = [
-        "# cyoa-story",
-        "",
+        "# cyoa-story\n",
         "Writes the next scene of a branching story, and the choices after it.",
         f"Tuned ({card['method']}) from {card['base']} on scenes that were written for this project.",
         "",
         f"- Data version: `{card['data_version']}`",
-        *(f"- {key.replace('_', ' ').capitalize()}: {value}" for key, value in card.get("recipe", {}).items()),
-        *(f"- {key.replace('_', ' ').capitalize()}: {value:.4g}" for key, value in card.get("metrics", {}).items()),
-        "- Limits: it forgets names, it repeats itself, and it knows nothing; the README of the sprint measures how far it goes.",
+        *(f"- {key.replace('_', ' ').capitalize()}: {value}" for key, value in facts.items()),
+        "- Limits: a small model's scenes have a tone and little sense; the README of the sprint measures how far it goes.",
     ]
     if panel:
         lines += ["", "| measure | mean over test scenarios | better |", "| --- | --- | --- |"]

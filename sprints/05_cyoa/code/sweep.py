@@ -188,7 +188,7 @@ def record(run: runlog.Run, search: Any) -> None:
             figure,
             "trials",
             shows="Every trial of the search: its learning rate, and its lowest validation loss.",
-            matters="A minimum inside the range says that the range was wide enough.",
+            matters="Where the best trials lie at the end of the range of rates, higher ones may be better still.",
         )
     settings = ", ".join(
         f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}" for key, value in best.params.items()

@@ -41,7 +41,7 @@ def validate(run: runlog.Run, panel: Panel, training: Sequence[Example]) -> set[
             areas[row, column], seen[row, column] = sight(one, values[name], spoiled[name])
     own = [(row, list(ways).index(one.sees)) for row, one in enumerate(MEASURES.values())]
     for (row, column), (name, one) in zip(own, MEASURES.items(), strict=True):
-        meaning = f"area under the ROC curve by which it tells human answers from: {one.sees}"
+        meaning = f"area under the ROC curve by which {name.replace('_', ' ')} tells human answers from: {one.sees}"
         run.metric(f"sight_{name}", areas[row, column], higher_is_better=True, meaning=meaning)
     caught = np.array([seen[cell] for cell in own])
     run.metric("measures_that_see", caught, unit="fraction", higher_is_better=True, meaning="measures that see their corruption")
