@@ -5,19 +5,23 @@
 
 In README.md, sprints/*/README.md and sprints/*/docs/*.md two kinds of places are rendered, everything else is written by hand:
 
-    <!-- begin: KIND ARGUMENT -->...<!-- end: KIND -->   sprints | claims | metrics E | comparisons E | figures E | provenance E
+    <!-- begin: KIND ARGUMENT -->...<!-- end: KIND -->   claims | metrics E | comparisons E | figures E | provenance E
     <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:unit|interval|low|median|n)
 
-with E an experiment of that sprint. PROGRESS.md, docs/experiments.md and docs/claims.md are rendered as a whole.
+with E an experiment of that sprint; in any document also the KINDs sprints | verdicts | demo, which are of all sprints.
+PROGRESS.md, docs/experiments.md and docs/claims.md are rendered as a whole.
 """
 
 import argparse
+import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shared import gallery
+from shared.demo_steps import SECONDS
 from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
@@ -120,6 +124,24 @@ def sprint_table(sprints: Sequence[Sprint]) -> str:
     return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "these commands took"], rows)
 
 
+def verdicts(sprints: Sequence[Sprint]) -> str:
+    """What the claims of the originals came to."""
+    found = Counter(c["verdict"] for sprint in sprints for report in sprint.reports().values() for c in report["claims"])
+    return f"{found.total()} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in found.most_common()) + ".\n"
+
+
+def demo(sprints: Sequence[Sprint]) -> str:
+    """How long `make demo` took when it was recorded."""
+    files = [sprint.folder / "results" / SECONDS for sprint in sprints]
+    found = [json.loads(path.read_text(encoding="utf-8"))["demo"] for path in files if path.is_file()]
+    minutes, seconds = divmod(round(sum(sum(one["seconds"].values()) for one in found)), 60)
+    machines = " and ".join(sorted({one["machine"] for one in found}))
+    return f"The steps of `make demo` took {minutes}:{seconds:02d} minutes, on {machines}.\n" if found else f"{NOT_RUN}\n"
+
+
+OF_ALL = {"sprints": sprint_table, "verdicts": verdicts, "demo": demo}
+
+
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
     """`text` of the document `here` with every block and value rendered anew; raises ValueError for an unknown one."""
     own = [sprint.reports() for sprint in sprints if here.is_relative_to(sprint.folder)]
@@ -127,8 +149,8 @@ def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
 
     def block(match: re.Match) -> str:
         kind, argument = match[2], match[3]
-        if kind == "sprints":
-            body = sprint_table(sprints)
+        if kind in OF_ALL:
+            body = OF_ALL[kind](sprints)
         elif kind == "claims" and own:
             body = claims(own[0], "results")
         elif kind not in PER_EXPERIMENT or not own:
@@ -152,26 +174,34 @@ MADE = "<!-- Rendered by `make docs` from sprints/*/sprint.toml, docs/learnings.
 
 
 def progress(sprints: Sequence[Sprint]) -> str:
-    text = (
-        "# Progress log\n\n"
-        + MADE
-        + "Goal, outcome, key learnings and artifacts of each sprint, the newest facts of its reports.\n"
-    )
+    text = "# Progress log\n\n" + MADE + "Goal, outcome, key learnings and artifacts of each sprint, by its newest reports.\n"
     for sprint in sprints:
         found, base = sprint.reports(), f"sprints/{sprint.folder.name}"
         notes = sprint.folder / "docs" / "learnings.md"
         learnings = (
             re.sub(r"(?s)<!--.*?-->", "", render(notes.read_text(encoding="utf-8"), sprints, notes)).split("\n", 1)[1].strip()
         )
-        programs = sorted(path.name for path in (sprint.folder / "code").glob("*.py"))
         text += f"\n---\n\n## Sprint {sprint.folder.name[:2]}: {sprint.title}\n\n- **Goal:** {sprint.goal}\n"
-        text += f"- **Outcome:** {fill(sprint.answer, [found])} Baseline: {fill(sprint.baseline, [found])}\n- **Key learnings:**\n"
-        text += "".join(f"  {line}\n" if line else "\n" for line in learnings.splitlines())
-        text += f"- **Artifacts:**\n  - [Sprint README]({base}/README.md)\n"
-        text += "  - Code: " + ", ".join(f"[{name}]({base}/code/{name})" for name in programs) + "\n"
-        text += "".join(f"  - [{r['title']}]({base}/results/{name}/report.json)\n" for name, r in found.items())
-        text += "".join(f"  - [{path.stem}]({base}/docs/{path.name})\n" for path in sorted((sprint.folder / "docs").glob("*.md")))
+        text += f"- **Outcome:** {fill(sprint.answer, [found])}\n- **Baseline:** {fill(sprint.baseline, [found])}\n"
+        text += "- **Key learnings:**\n" + "".join(f"  {line}\n" if line else "\n" for line in learnings.splitlines())
+        programs = {step: f"{program.replace('.', '/')}.py" for step, program in sprint.steps.items()}
+        others = [path.relative_to(sprint.folder).as_posix() for path in other_results(sprint.folder / "results")]
+        kinds = {
+            "Start here": [f"[README]({base}/README.md)", f"[code]({base}/code)"],
+            "Programs": [f"[{sprint.name}-{step}]({base}/code/{program})" for step, program in programs.items()],
+            "Reports": [f"[{r['title']}]({base}/results/{name}/report.json)" for name, r in found.items()],
+            "Also made": [f"[{name.removeprefix('results/')}]({base}/{name})" for name in others],
+            "Documents": [f"[{path.stem}]({base}/docs/{path.name})" for path in sorted((sprint.folder / "docs").glob("*.md"))],
+        }
+        text += "- **Artifacts:**\n" + "".join(f"  - {kind}: {', '.join(links)}\n" for kind, links in kinds.items() if links)
     return text
+
+
+def other_results(results: Path) -> list[Path]:
+    """What stands in results/ beside reports, figures and the times of the demo; a model's folder as a whole."""
+    models = {path.parent for path in results.rglob("model.safetensors")}
+    files = {path for path in results.rglob("[!.]*.*") if path.parent not in models and path.suffix != ".png"}
+    return sorted(models | {path for path in files if path.name not in ("report.json", SECONDS)})
 
 
 def experiments(sprints: Sequence[Sprint]) -> str:

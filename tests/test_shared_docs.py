@@ -68,6 +68,30 @@ def test_every_kind_of_block(root):
     assert "a &lt;score&gt;" in rendered["docs/gallery/index.html"]
 
 
+def test_what_is_of_all_sprints(root):
+    (root / "README.md").write_text("<!-- begin: verdicts -->\n<!-- end: verdicts -->\n<!-- begin: demo -->\n<!-- end: demo -->\n")
+    readme = docs.documents(root)[root / "README.md"]
+    assert ": 1 not reproduced." in readme and "not run here" in readme
+    results = root / "sprints" / "00_trial" / "results"
+    recorded = {"machine": "a cpu, 2 cores", "seconds": {"train": 61.2, "eval": 4.1}}
+    (results / "demo.json").write_text(json.dumps({"demo": recorded, "demo-smoke": recorded}))
+    assert "`make demo` took 1:05 minutes, on a cpu, 2 cores." in docs.documents(root)[root / "README.md"]
+
+
+def test_the_log_names_every_artifact(root):
+    folder = root / "sprints" / "00_trial"
+    (folder / "results" / "first" / "line.png").touch()
+    (folder / "results" / "demo.json").write_text('{"demo": {"machine": "m", "seconds": {}}}')
+    for name in ("model/model.safetensors", "model/config.json", "first/sheet.md", ".left.tmp"):
+        (folder / "results" / name).parent.mkdir(exist_ok=True)
+        (folder / "results" / name).touch()
+    log = docs.documents(root)[root / "PROGRESS.md"]
+    made = "[first/sheet.md](sprints/00_trial/results/first/sheet.md), [model](sprints/00_trial/results/model)"
+    assert f"  - Also made: {made}\n" in log
+    assert "  - Reports: [The first](sprints/00_trial/results/first/report.json)\n" in log
+    assert "  - Programs: [trial-train](sprints/00_trial/code/train.py)\n" in log
+
+
 def test_rendering_is_stable_and_follows_the_report(root):
     path = root / "sprints" / "00_trial" / "README.md"
     once = docs.documents(root)[path]
