@@ -69,7 +69,8 @@ class Args:
 
 def launch(main: Callable, args_type: type[Args]) -> None:
     """Parse the command line into `args_type` and call `main`; errors that the user can mend are one line and exit code 1."""
-    module = sys.modules["__main__"]
+    module = sys.modules[main.__module__]
+    args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     if not console.is_terminal:  # in a log the bars of the libraries are noise
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         if transformers := sys.modules.get("transformers"):
@@ -77,7 +78,6 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"  # a line of our source helps nobody
     warnings.simplefilter("ignore", FutureWarning)  # of one library about another
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     try:
         main(args)
     except UserError as error:

@@ -232,3 +232,9 @@ def test_what_cannot_be_is_said_in_one_line(rows, tmp_path):
         tuning.tune("pocket", replace(pick("cpu"), kind="mlx"), SMALL, rows, tmp_path, processes=2)
     with pytest.raises(UserError, match="no validation rows"):
         tuning.tune("pocket", pick("cpu"), SMALL, rows[:8], tmp_path)
+
+
+def test_one_seed_compares_nothing():
+    train = import_module(f"{CODE}.train_qlora_phi3_cats")
+    with pytest.raises(UserError, match="at least two"):
+        train.main(train.Args(smoke=True, seeds=(0,), only=("ablations",)))
