@@ -107,21 +107,25 @@ PER_EXPERIMENT = {"metrics": metrics, "comparisons": comparisons, "figures": fig
 def sprint_table(sprints: Sequence[Sprint]) -> str:
     rows = []
     for sprint in sprints:
-        found = sprint.reports()
-        steps = sprint.demo_steps()
-        seconds = sum(r["seconds"] for r in found.values() if r["command"].split()[2] in {sprint.module(step) for step, _ in steps})
-        commands = " ".join(f"`make {sprint.name}-{step}`" for step, _ in steps)
+        found, recorded = sprint.reports(), recorded_demo(sprint)
+        flags = [(step, f' ARGS="{" ".join(own)}"' if own else "") for step, own in sprint.demo_steps()]
         rows.append(
             [
                 f"[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)",
                 f"*{sprint.question}*",
                 fill(sprint.answer, [found]),
                 fill(sprint.baseline, [found]),
-                commands,
-                f"{seconds:.0f} s" if seconds else NOT_RUN,
+                " ".join(f"`make {sprint.name}-{step}{own}`" for step, own in flags),
+                f"{sum(recorded['seconds'].values()):.0f} s" if recorded else NOT_RUN,
             ]
         )
-    return table(["sprint", "question", "answer [95 % interval]", "baseline", "command", "these commands took"], rows)
+    return table(["sprint", "question", "answer [95 % interval]", "baseline", "in the demo", "takes"], rows)
+
+
+def recorded_demo(sprint: Sprint) -> dict:
+    """Machine and seconds of each step when `make demo` was recorded; nothing where it never was."""
+    path = sprint.folder / "results" / SECONDS
+    return json.loads(path.read_text(encoding="utf-8")).get("demo", {}) if path.is_file() else {}
 
 
 def verdicts(sprints: Sequence[Sprint]) -> str:
@@ -132,8 +136,7 @@ def verdicts(sprints: Sequence[Sprint]) -> str:
 
 def demo(sprints: Sequence[Sprint]) -> str:
     """How long `make demo` took when it was recorded."""
-    files = [sprint.folder / "results" / SECONDS for sprint in sprints]
-    found = [json.loads(path.read_text(encoding="utf-8"))["demo"] for path in files if path.is_file()]
+    found = [one for one in map(recorded_demo, sprints) if one]
     minutes, seconds = divmod(round(sum(sum(one["seconds"].values()) for one in found)), 60)
     machines = " and ".join(sorted({one["machine"] for one in found}))
     return f"The steps of `make demo` took {minutes}:{seconds:02d} minutes, on {machines}.\n" if found else f"{NOT_RUN}\n"
