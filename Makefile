@@ -55,7 +55,7 @@ format: setup ## format the code, fix what can be fixed
 docs: setup ## render the reports into README, PROGRESS, docs/ and the gallery
 	$(BIN)/python -m shared.docs
 
-bench: setup ## the timings of all sprints (minutes; use an idle machine)
+bench: setup ## every sprint's bench step (half an hour; use an idle machine)
 	$(RUN) run all bench --device $(DEVICE) $(ARGS)
 
 reproduce: setup ## run every recorded experiment again, compare the headlines (hours; ARGS="--at-most 15 --only logreg")

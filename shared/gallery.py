@@ -13,7 +13,7 @@ from shared.report import NOT_RUN, Reports, fill, interval, number, shown, value
 from shared.sprints import Sprint, discover
 
 HERE = Path(__file__).parent
-PURPOSE = "Machine-learning sprints, one question each, answered by controlled comparisons that one command repeats on any machine."
+PURPOSE = "Machine-learning sprints, one question each, answered by controlled comparisons that one command repeats."
 VERDICTS = {  # verdict -> its class, its sign, its word on a card
     "reproduced": ("yes", "✓", "reproduced"),
     "partly reproduced": ("part", "◐", "partly"),

@@ -53,9 +53,11 @@ console = Console(markup=False, highlight=False)
 
 @dataclass
 class Args:
-    """The flags that every program has; `aside` names those of a program that change no number, only where or how fast it runs."""
+    """The flags that every program has; `aside` names those of a program that change no number, only where or how fast it runs.
+    `devices` is where it can compute, if that is not what its sprint.toml says."""
 
     aside: ClassVar[tuple[str, ...]] = ()
+    devices: ClassVar[tuple[str, ...]] = ()
 
     device: DeviceName = "auto"
     """Where to compute. `auto` takes the best one the machine has, and says why."""
@@ -126,7 +128,7 @@ class Run:
         """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
         self.args, self.experiment = args, experiment
         self.sprint = next(folder for folder in Path(program).resolve().parents if (folder / "sprint.toml").is_file())
-        self.device = pick(args.device, load(self.sprint).devices)
+        self.device = pick(args.device, args.devices or load(self.sprint).devices)
         self.folder = home(args, self.sprint) / experiment
         if not (args.out or args.smoke) and (names := changed(args)):
             console.print(f"not the published settings ({', '.join(names)}): the results go to runs/custom")

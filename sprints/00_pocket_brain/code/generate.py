@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from shared import models, runlog, streaming
-from shared.device import pick
 from shared.report import quoted, write_atomically
 from shared.runlog import console
 
@@ -20,6 +19,8 @@ PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
 @dataclass
 class Args(runlog.Args):
     """What to write about, and how boldly."""
+
+    devices = ("cpu", "cuda", "mps", "mlx")  # writing needs less than training
 
     prompt: str | None = None
     """What to say to the model; without it, the sample sheet is written."""
@@ -83,7 +84,7 @@ def main(args: Args) -> dict | None:
     }
     title, objective = "Sample sheet", "Read what the model writes, without a selection."
     with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        loaded = models.load(args.model, pick(args.device, ("cpu", "cuda", "mps", "mlx")))
+        loaded = models.load(args.model, run.device)
         console.print(str(loaded), style="dim")
         sheet(args, loaded, run)
     return run.report

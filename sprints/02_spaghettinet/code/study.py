@@ -56,6 +56,8 @@ SIZES = {
 class Args(runlog.Args):
     """What is compared. The same for train and eval: eval reads what train has stored, and trains what is missing."""
 
+    aside = ("workers",)
+
     only: tuple[str, ...] = ()
     """Which sets: digits, mnist, fashion_mnist. Naming a set downloads it. When none is named: those that are on this machine,
     with --out the digits alone."""

@@ -47,6 +47,8 @@ FLOOR = 0.95  # "no regression": at most 5 % slower
 class Args(runlog.Args):
     """How often, and how long."""
 
+    devices = ("cpu",)
+
     rounds: int = 40
     """Interleaved rounds, each on other text; one more warms up and is not recorded."""
     tokens: int = 64

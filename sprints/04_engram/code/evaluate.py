@@ -29,6 +29,7 @@ class Args(runlog.Args):
     """What is compared, and how long each method trains."""
 
     aside = ("processes",)
+    devices = ("cpu",)  # whose numbers do not depend on how many jobs run at a time
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Published seeds: start of the adapter, hash, order of the rows."""

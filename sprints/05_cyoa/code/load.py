@@ -18,6 +18,8 @@ from .traffic import comparison, waiting
 class Args(runlog.Args):
     """How many, how often, how long."""
 
+    devices = ("cpu",)  # of the engine that serves the shipped model
+
     users: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Players at a time, each without a pause."""
     rounds: int = 7
