@@ -86,7 +86,7 @@ def load(args: Args, tokenizer: Any) -> Data:
     every = scenarios.load()
     parts = scenarios.split(every)
     training, validation, test = (storytext.once(storytext.training_examples(part, counter(tokenizer))) for part in parts)
-    thin = slice(None, None, 8 if args.smoke else None)
+    thin = slice(None, None, 20 if args.smoke else None)
     return Data(every, parts, training, validation[thin], test[thin])
 
 
