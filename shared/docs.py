@@ -26,6 +26,7 @@ from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, show
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
+AIM = "our aim"  # as the source of a claim: no original makes it
 VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)([^<]*?)(<!-- /value -->)")
 
 
@@ -129,9 +130,11 @@ def recorded_demo(sprint: Sprint) -> dict:
 
 
 def verdicts(sprints: Sequence[Sprint]) -> str:
-    """What the claims of the originals came to."""
-    found = Counter(c["verdict"] for sprint in sprints for report in sprint.reports().values() for c in report["claims"])
-    return f"{found.total()} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in found.most_common()) + ".\n"
+    """What the claims of the originals came to, and our own aims."""
+    every = [c for sprint in sprints for report in sprint.reports().values() for c in report["claims"]]
+    found, ours = (Counter(c["verdict"] for c in every if (c["source"] == AIM) == own) for own in (False, True))
+    text = f"{found.total()} claims: " + ", ".join(f"{found[one]} {one}" for one in gallery.VERDICTS if found[one]) + "."
+    return text + (f" Of {ours.total()} aims of our own {ours['reproduced']} are met.\n" if ours else "\n")
 
 
 def demo(sprints: Sequence[Sprint]) -> str:
@@ -242,6 +245,11 @@ def experiments(sprints: Sequence[Sprint]) -> str:
 def claims_page(sprints: Sequence[Sprint]) -> str:
     text = "# Claims of the originals, and what we measured\n\n" + MADE
     text += "Each headline of the projects these sprints come from, repeated under their own protocol and under an honest one.\n"
+    text += "\n## At a glance\n\n" + verdicts(sprints)
+    every = [(sprint.folder.name[:2], c) for sprint in sprints for r in sprint.reports().values() for c in r["claims"]]
+    for verdict in gallery.VERDICTS:
+        told = [f"- {n}: {c['claim']}{' (our aim)' * (c['source'] == AIM)}\n" for n, c in every if c["verdict"] == verdict]
+        text += f"\n**{verdict.capitalize()}**\n\n{''.join(told)}" if told else ""
     for sprint in sprints:
         folder = f"sprints/{sprint.folder.name}"
         rows = claims(sprint.reports(), f"../{folder}/results")
