@@ -97,13 +97,35 @@ def test_the_model_writes_where_the_player_leaves_the_author(client):
     _, after_edit = turn(client, story, edited)
     _, onward = turn(client, story, hand, kind="continue")
     _, switched = turn(client, story, hand, choice_id=choice, settings={"authored": False})
-    rolled = client.post(f"/nodes/{hand['id']}/choices:reroll").json()["choices"]
-    _, after_roll = turn(client, story, hand, choice_id=rolled[0]["id"])
-    assert {by(node) for node in (own, retried, after_edit, onward, switched, after_roll)} == {BY_MODEL}
+    assert {by(node) for node in (own, retried, after_edit, onward, switched)} == {BY_MODEL}
     assert by(turn(client, story, own)[1]) == BY_MODEL  # there is no way back but undo
-    assert by(turn(client, story, hand, choice_id=choice)[1]) == BY_HAND  # an old choice of the author's stays valid
     story, root = begin(client, settings={"authored": False})
     assert by(turn(client, story, root)[1]) == BY_MODEL
+
+
+def test_the_authors_choices_stay(served, client):
+    story, root = begin(client)
+    refused = client.post(f"/nodes/{root['id']}/choices:reroll")
+    assert refused.status_code == 409 and "they stay" in refused.json()["detail"]
+    served.store.offer(root["id"], ("Go left", "Go right"), "model")  # as it was done to stories before
+    kept = client.get(f"/stories/{story}/tree").json()["nodes"][0]
+    assert kept["choices"] == root["choices"] and by(turn(client, story, kept)[1]) == BY_HAND
+
+
+def test_choices_that_were_taken_stay_where_others_are_rolled(client):
+    story, root = begin(client)
+    _, node = turn(client, story, root, text="Listen")
+    before = texts(node)
+    _, led = turn(client, story, node, choice_id=node["choices"][1]["id"])
+    url = f"/nodes/{node['id']}"
+    for taken in (1, 2, 3):
+        rolled = client.post(f"{url}/choices:reroll").json()["choices"]
+        assert len(rolled) == 4 and rolled[0]["id"] == node["choices"][1]["id"] == led["choice_id"]
+        assert len({choice["text"] for choice in rolled}) == 4 and before[0] not in {choice["text"] for choice in rolled}
+        assert client.get(url).json()["choices"] == rolled
+        turn(client, story, node, choice_id=rolled[taken]["id"])
+    assert by(turn(client, story, node, choice_id=node["choices"][0]["id"])[1]) == BY_MODEL  # an old one stays valid
+    assert client.post(f"{url}/choices:reroll").status_code == 409
 
 
 def test_past_an_ending_by_hand_the_model_goes_on_past_its_own_nobody(client):

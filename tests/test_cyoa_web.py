@@ -81,6 +81,7 @@ def test_a_story_is_played_to_its_ending_and_put_away(game, tab):
     page.get_by_role("button", name=TITLE).click()
     page.get_by_role("button", name="Begin the story").click()  # the second click: the first scene is there
     assert written(page, 1).startswith("Neon rain falls on Level Nine")
+    assert page.get_by_role("button", name="Other choices").count() == 0  # the author's stay
     ways = ["Hide inside the vending machine", "Drop a soda and keep still", "Ask him to open the tower door", "Upload the rain"]
     for scene, way in enumerate(ways, 2):
         page.locator(".choice", has_text=way).click()

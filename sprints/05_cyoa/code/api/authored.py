@@ -13,8 +13,8 @@ from .tables import Node
 
 
 def next_scene(store: Store, scenarios: Mapping[str, Scenario], story_id: str, new: NewNode) -> Scene | None:
-    """The scene that a turn leads to in its scenario; None where the model writes: own words, retries, edited scenes, other
-    choices, a story with `authored` off, and where the story has to end and the author's scene is no ending.
+    """The scene that a turn leads to in its scenario; None where the model writes: own words, retries, edited scenes,
+    a story with `authored` off, and where the story has to end and the author's scene is no ending.
 
     Raises ApiError 404.
     """

@@ -20,6 +20,7 @@ from .errors import ApiError
 from .tables import RUNNING, Choice, Feedback, Lore, Node, Story, new_id, now
 
 NODES_PER_STORY = 2000
+MOST_CHOICES = 4
 FORGOTTEN = timedelta(hours=2)  # no scene takes that long
 
 
@@ -162,12 +163,23 @@ class Store(Database):
                 _offer(session, node_id, choices, source)
 
     def offer(self, node_id: str, choices: Sequence[str], source: str) -> list[Choice]:
-        """A new round of choices for a node."""
+        """A new round of choices for a node: those that were taken, and behind them new ones, four together at most.
+
+        Raises ApiError 409 where four were taken."""
         with self.session() as session:
             session.execute(update(Node).where(Node.id == node_id).values(status=Node.status))  # two tabs: one waits for the other
-            newest = max((choice.round for choice in _node(session, node_id).all_choices), default=-1)
-            _offer(session, node_id, choices, source, newest + 1)
+            node = _node(session, node_id)
+            kept = _taken(session, node)
+            newest = max((choice.round for choice in node.all_choices), default=-1) + 1
+            for place, choice in enumerate(kept):
+                choice.round, choice.ord = newest, place
+            _offer(session, node_id, choices[: MOST_CHOICES - len(kept)], source, newest, len(kept))
         return self.node(node_id).choices
+
+    def check_offer(self, node_id: str) -> None:
+        """Raises ApiError 409 where `offer` would."""
+        with self.session() as session:
+            _taken(session, _node(session, node_id))
 
     def path(self, node_id: str) -> list[Node]:
         """The nodes from the root to this one."""
@@ -258,10 +270,20 @@ def _lore(session: Session, story_id: str, lore_id: str) -> Lore:
     return card
 
 
-def _offer(session: Session, node_id: str, texts: Sequence[str], source: str, round: int = 0) -> dict[str, str]:
+def _taken(session: Session, node: Node) -> list[Choice]:
+    """The choices of a node that led somewhere, which other choices do not replace. Raises ApiError 409 where none can be added."""
+    led = set(session.scalars(select(Node.choice_id).where(Node.parent_id == node.id)))
+    kept = [choice for choice in node.all_choices if choice.id in led]
+    if len(kept) >= MOST_CHOICES:
+        raise ApiError(409, f"{MOST_CHOICES} choices of this scene were taken and stay: your own words lead elsewhere")
+    return kept
+
+
+def _offer(session: Session, node_id: str, texts: Sequence[str], source: str, round: int = 0, first: int = 0) -> dict[str, str]:
     """Add choices; returns their ids by text."""
     choices = [
-        Choice(id=new_id(), node_id=node_id, round=round, ord=ord, text=text, source=source) for ord, text in enumerate(texts)
+        Choice(id=new_id(), node_id=node_id, round=round, ord=ord, text=text, source=source)
+        for ord, text in enumerate(texts, first)
     ]
     session.add_all(choices)
     session.flush()

@@ -223,10 +223,13 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
 
     @router.post("/nodes/{node_id}/choices:reroll")
     async def reroll(request: Request, node_id: UUID) -> shapes.Choices:
-        """Other choices for the same scene."""
+        """Other choices for the same scene, beside those that were taken; an author's choices stay."""
         old = await thread(store.node, str(node_id))
         if old.ending or not old.text or old.status in ("queued", "running"):
             raise ApiError(409, "only a written scene that is no ending has choices")
+        if old.actor == "author":
+            raise ApiError(409, "an author wrote this scene with its choices, and they stay: say in your own words what you do")
+        await thread(store.check_offer, old.id)
         offered = await generations.reroll(_client(request), old, await thread(store.story, old.story_id))
         return shapes.Choices.model_validate({"choices": offered})
 

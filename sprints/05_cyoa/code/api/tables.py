@@ -24,7 +24,7 @@ class Base(DeclarativeBase):
 
 
 class Choice(Base):
-    """What a node offers. A re-roll adds a round; the choices of older rounds stay, since nodes may hang on them."""
+    """What a node offers. A re-roll adds a round, into which the choices come that were taken; the others stay in theirs, valid."""
 
     __tablename__ = "choice"
     id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True, default=new_id)
@@ -77,8 +77,8 @@ class Node(Base):
 
     @property
     def choices(self) -> list[Choice]:
-        """The newest round."""
-        newest = max((choice.round for choice in self.all_choices), default=0)
+        """The newest round; of an author's scene the author's own."""
+        newest = 0 if self.actor == "author" else max((choice.round for choice in self.all_choices), default=0)
         return [choice for choice in self.all_choices if choice.round == newest]
 
 

@@ -93,7 +93,8 @@ function showChoices(node) {
   parts.free.hidden = !visible;
   parts.words.placeholder = play.byHand(node) ? "Or in your own words: the model goes on …" : "Or in your own words …";
   parts.more.replaceChildren();
-  if (visible) parts.more.append(button("next", "Go on", () => play.onward()), button("dice", "Other choices", () => play.reroll()));
+  if (visible) parts.more.append(button("next", "Go on", () => play.onward()));
+  if (visible && node.actor !== "author") parts.more.append(button("dice", "Other choices", () => play.reroll()));
   if (ready && node.ending) {
     parts.more.append(el("p", { class: "fin" }, "The end"),
       button("undo", "Take the last choice back", () => play.undo(), { class: "main" }),
