@@ -21,15 +21,14 @@ BY_HAND, BY_MODEL = ("author", None), ("model", "parrot")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    champion = champion_module.Champion(
-        lambda: (None, "parrot"), lambda *_: Parrot("You wait. It still rains.\n\n> Go left\n> Go right")
-    )
+    parrot = Parrot("You wait. It still rains.\n\n> Go left\n> Go right")
+    champion = champion_module.Champion(lambda: (None, "parrot"), lambda *_: parrot)
     store = store_module.Store(f"sqlite:///{tmp_path_factory.mktemp('authored')}/stories.db")
     limits = limits_module.Limits(rate=1000, deadline=60)
     whole = app.create_app(store, champion, scenarios.load(), limits=limits, hosts=frozenset({"testserver"}))
     with TestClient(whole) as client:
         assert any(client.get("/readyz").status_code == 200 for _ in range(1000))
-        yield SimpleNamespace(client=client, store=store)
+        yield SimpleNamespace(client=client, store=store, parrot=parrot)
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +127,15 @@ def test_choices_that_were_taken_stay_where_others_are_rolled(client):
     assert client.post(f"{url}/choices:reroll").status_code == 409
 
 
-def test_past_an_ending_by_hand_the_model_goes_on_past_its_own_nobody(client):
+def test_past_an_ending_the_model_goes_on(client):
     story, node = begin(client)
     while not node["ending"]:
         _, node = turn(client, story, node)
     assert by(node) == BY_HAND
-    _, onward = turn(client, story, node, kind="continue", settings={"length": node["depth"] + 1})
-    assert (
-        by(onward) == BY_MODEL and onward["ending"] and onward["text"].startswith("You wait. It still rains. In the end, You wait.")
-    )
-    assert client.post(f"/stories/{story}/nodes", json={"parent_id": onward["id"], "kind": "continue"}).status_code == 409
+    for ending in (False, True, False):  # the length counts anew
+        _, node = turn(client, story, node, kind="continue", settings={"length": 2})
+        assert by(node) == BY_MODEL and node["ending"] == ending
+        assert node["text"].startswith("You wait. It still rains. In the end, You wait." if ending else "You wait.")
     for format in ("json", "txt", "twee", "ink", "epub", "html"):
         assert client.get(f"/stories/{story}/export", params={"format": format}).status_code == 200
 
@@ -147,6 +145,17 @@ def test_a_story_that_has_to_end_before_the_author_is_ended_by_the_model(client)
     _, first = turn(client, story, root)
     _, last = turn(client, story, first)
     assert (by(first), by(last), last["ending"], last["choices"]) == (BY_HAND, BY_MODEL, True, [])
+
+
+def test_the_model_ends_no_story_before_its_last_quarter(served, client, monkeypatch):
+    monkeypatch.setattr(served.parrot, "text", "You sleep in the warm tower.\n\nThe end.")
+    story, node = begin(client, settings={"authored": False, "length": 8})
+    while not node["ending"]:
+        told, node = turn(client, story, node)
+        assert "The end." not in told[1][1]["text"] and bool(node["choices"]) != node["ending"]
+    assert node["depth"] == 6
+    story, root = begin(client, settings={"authored": False, "length": None})
+    assert turn(client, story, root)[1]["ending"]  # it was left to the model
 
 
 def test_keys_imports_and_pairs_know_scenes_by_hand(served, client):

@@ -1,9 +1,10 @@
-"""Whom the engine `fast` answers together."""
+"""Which requests an engine takes, how many of them, and whom the engine `fast` answers together."""
 
 from collections import deque
 from importlib import import_module
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,3 +54,32 @@ def test_a_batch_holds_either_beginnings_or_middles():
             waiting.remove(one)
         batches.append([len(one.prompt) for one in [first, *found]])
     assert batches == [[300, 310], [50] * 16, [50] * 16, [50] * 8]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"max_tokens": 0},
+        {"temperature": float("nan")},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_k": -1},
+        {"seed": -1},
+        {"stop": ("",)},
+    ],
+)
+def test_requests_are_checked(wrong):
+    with pytest.raises(base.BadRequest):
+        base.Request(**({"messages": [{"role": "user", "content": "x"}]} if wrong else {}) | wrong)
+
+
+def test_admission_is_bounded():
+    admission = base.Admission(2)
+    with admission.slot(), admission.slot():
+        with pytest.raises(base.QueueFull) as full, admission.slot():
+            pass
+        assert full.value.retry_after >= 1
+    with admission.slot():
+        assert admission.inside == 1
+    assert admission.inside == 0

@@ -1,4 +1,4 @@
-"""Scenes with choices by construction, requests and admission, and what the engine `openai` makes of a server in trouble."""
+"""Scenes with choices by construction, and what the engine `openai` makes of a server in trouble."""
 
 import asyncio
 import socket
@@ -42,9 +42,9 @@ class Scripted:
         pass
 
 
-def written(engine, genre="mecha", request=ASKED, ending=False):
+def written(engine, genre="mecha", request=ASKED, ending=False, may_end=True):
     async def read():
-        return [part async for part in choices.scene(engine, request, genre, ending)]
+        return [part async for part in choices.scene(engine, request, genre, ending, may_end)]
 
     *pieces, draft = asyncio.run(read())
     assert "".join(piece.text for piece in pieces) == draft.scene
@@ -70,11 +70,15 @@ LINES = st.one_of(
 
 
 @settings(max_examples=150)
-@given(st.lists(LINES, max_size=8), LINES, st.sampled_from(["stop", "length"]), st.integers(1, 9), st.booleans())
-def test_whatever_a_model_writes_the_choices_are_valid(lines, line, finish, size, ending):
-    draft = written(Scripted("\n".join(lines), line, finish, size), ending=ending)
+@given(
+    *(st.lists(LINES, max_size=8), LINES, st.sampled_from(["stop", "length"]), st.integers(1, 9), st.booleans()),
+    *(st.booleans(), st.sampled_from(["\n", " "])),
+)
+def test_whatever_a_model_writes_the_choices_are_valid(lines, line, finish, size, ending, may_end, joint):
+    draft = written(Scripted(joint.join(lines), line, finish, size), ending=ending, may_end=may_end)
     check(draft)
     assert draft.ending or not ending
+    assert may_end or ending or not (draft.ending or storytext.THE_END in draft.scene)
 
 
 def test_what_a_model_writes_well_stays():
@@ -82,6 +86,17 @@ def test_what_a_model_writes_well_stays():
     assert written(engine) == storytext.Draft("The door creaks.\n\nIt is dark.", ("Light a match", "Call out", "Leave"))
     assert len(engine.asked) == 1
     assert written(Scripted("You are home at last.\n\nThe end.")) == storytext.Draft("You are home at last.", (), True)
+
+
+@pytest.mark.parametrize("end", ["\n\nThe end.", " The end.", " The end.\n\n> Go to bed\n> Call out"])
+@pytest.mark.parametrize("size", [1, 3, 99])
+def test_a_story_that_may_not_end_yet_goes_on(end, size):
+    engine = Scripted(f"You are home at last.{end}", [" Go to bed", " Call out"], size=size)
+    assert written(engine, may_end=False) == storytext.Draft("You are home at last.", ("Go to bed", "Call out"))
+    if ">" not in end:
+        assert engine.asked[1].prefix == "You are home at last.\n\n>"
+        by_itself = Scripted(f"You are home at last.{end}", size=size)
+        assert written(by_itself, ending=True) == storytext.Draft("You are home at last.", (), True)
 
 
 def test_missing_choices_are_asked_for_one_line_at_a_time():
@@ -263,32 +278,3 @@ def test_a_server_that_knows_no_extras_is_asked_without_them():
 def test_engines_that_cannot_be_opened_say_what_to_do(kind, more, says, tmp_path):
     with pytest.raises(choose.UserError, match=says):
         choose.open_engine(kind, tmp_path / "none", **more)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {},
-        {"max_tokens": 0},
-        {"temperature": float("nan")},
-        {"temperature": -1},
-        {"top_p": 0},
-        {"top_k": -1},
-        {"seed": -1},
-        {"stop": ("",)},
-    ],
-)
-def test_requests_are_checked(wrong):
-    with pytest.raises(base.BadRequest):
-        Request(**({"messages": [{"role": "user", "content": "x"}]} if wrong else {}) | wrong)
-
-
-def test_admission_is_bounded():
-    admission = base.Admission(2)
-    with admission.slot(), admission.slot():
-        with pytest.raises(base.QueueFull) as full, admission.slot():
-            pass
-        assert full.value.retry_after >= 1
-    with admission.slot():
-        assert admission.inside == 1
-    assert admission.inside == 0

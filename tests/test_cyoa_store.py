@@ -49,8 +49,6 @@ def test_a_story_grows_and_is_read_back(store):
     assert [node.text for node in store.path(second.id)] == ["A gate stands open.", "Light.", "You run."]
     assert store.turns(first.id, "Run") == [storytext.Turn("A gate stands open.", "Enter"), storytext.Turn("Light.", "Run")]
     assert [choice.text for choice in store.offer(first.id, ("Dance", "Sing"), "model")] == ["Dance", "Sing"]
-    with pytest.raises(ApiError, match="an ending"):
-        store.add_node(story.id, second.id, kind="continue")
     store.give_feedback(second.id, "up", ["funny"])
     store.give_feedback(second.id, "down", [])
     assert store.node(second.id).feedback == "down"

@@ -24,6 +24,7 @@ from .shapes import ChoiceOut, Settings
 from .store import Store, card_of
 from .tables import RUNNING, Node, Story
 
+NEARLY = 0.75  # of a story's length, from which on the model may end it
 FLUSH = 0.5  # seconds between two writes of a growing text
 log = logging.getLogger("cyoa")
 WHY = {
@@ -94,9 +95,9 @@ class Generations:
         try:
             with places, self.champion.lease() as engine:
                 async with asyncio.timeout(self.limits.deadline):
-                    request, story, ending = await asyncio.to_thread(self._prepare, engine, node)
+                    request, story, end = await asyncio.to_thread(self._prepare, engine, node)
                     final["model_version"], genre = engine.model_version, story.genre
-                    async with aclosing(writing.scene(engine, request, story.genre, ending=ending)) as pieces:
+                    async with aclosing(writing.scene(engine, request, story.genre, **end)) as pieces:
                         async for piece in pieces:
                             if not isinstance(piece, writing.Piece):
                                 draft = piece
@@ -155,8 +156,8 @@ class Generations:
                 with suppress(Exception):  # the last write says so, if the store is gone
                     await asyncio.to_thread(self.store.write, job.node_id, text=job.text, tokens=job.tokens)
 
-    def _prepare(self, engine: Engine, node: Node) -> tuple[Request, Story, bool]:
-        """The request for a node; notes in the store what the model sees."""
+    def _prepare(self, engine: Engine, node: Node) -> tuple[Request, Story, dict[str, bool]]:
+        """The request for a node, and whether its scene may and has to be an ending; notes in the store what the model sees."""
         story, cards = self.store.story(node.story_id), self.store.lore(node.story_id)
         settings, count = Settings(**story.settings | node.sampling), counter(engine)
         people = tuple(Person(**person) for person in story.cast)
@@ -166,8 +167,14 @@ class Generations:
         tokens = sum(count(message["content"]) for message in asked)
         self.store.write(node.id, status="running", messages=asked, prompt_tokens=tokens)
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_k": settings.top_k}
-        ending = settings.length is not None and node.depth >= settings.length
-        return Request(asked, **sampling, seed=node.seed), story, ending
+        before = self.store.path(node.parent_id) if node.parent_id else []
+        since = node.depth - max(
+            (one.depth for one in before if one.ending), default=0
+        )  # past an ending the story has its length anew
+        end = {"ending": False, "may_end": True}
+        if settings.length is not None:
+            end = {"ending": since >= settings.length, "may_end": since >= NEARLY * settings.length}
+        return Request(asked, **sampling, seed=node.seed), story, end
 
     async def reroll(self, client: str, node: Node, story: Story) -> list[Any]:
         """Other choices for a finished node, by the model."""

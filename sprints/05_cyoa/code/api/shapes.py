@@ -55,7 +55,8 @@ class Settings(Body):
     max_tokens: Annotated[int, Field(ge=16, le=256)] = 160
     """Of a scene together with its choices."""
     length: Annotated[int, Field(ge=2, le=200)] | None = 12
-    """The story closes with an ending at this depth at the latest; null: only when the model or the author ends it."""
+    """The story closes with an ending at this depth at the latest, counted anew past an ending, and the model ends it no earlier
+    than three quarters of the way; null: whenever the model or the author ends it."""
     authored: bool = True
     """In a story from a scenario, the author's choices lead to the author's scenes; false: the model writes all but the opening."""
 

@@ -131,16 +131,15 @@ class Store(Database):
     ) -> Node:
         """A new child of `parent_id` (None: another beginning); the head of the story moves to it.
 
-        Raises ApiError: 404 when there is no such parent in the story, 409 when the story is full or goes no further there.
+        Raises ApiError: 404 when there is no such parent in the story, 409 when the story is full or the parent is not written.
         """
         with self.once(key) as session:
             story = _story(session, story_id)
             parent = _node(session, parent_id) if parent_id else None
             if parent and parent.story_id != story_id:
                 raise ApiError(404, "there is no such node in this story")
-            over = bool(parent and parent.ending and parent.actor != "author")  # past an author's ending the model may go on
-            if parent and (parent.status in RUNNING or not parent.text or over):
-                state = "is an ending" if over else "is still being written" if parent.status in RUNNING else "has no text"
+            if parent and (parent.status in RUNNING or not parent.text):
+                state = "is still being written" if parent.status in RUNNING else "has no text"
                 raise ApiError(409, f"the node {state}: nothing can follow it")
             if story.node_count >= NODES_PER_STORY:
                 raise ApiError(409, f"a story has at most {NODES_PER_STORY} nodes: export it and start another")

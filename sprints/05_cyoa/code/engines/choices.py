@@ -7,7 +7,7 @@ the choice just taken. Are there fewer than two, it is asked for one line at a t
 without the story before it, which would be read anew for every line; what is still missing comes from the deck of the genre.
 
 A scene that has to be the ending is closed: where the model does not come to `The end.` by itself, it writes one sentence more that
-begins `In the end,`.
+begins `In the end,`. One that may not be the ending stops before that mark, wherever it stands, and gets choices like any other.
 """
 
 import re
@@ -26,7 +26,6 @@ from .prompts import overlap
 
 DECK = Path(__file__).resolve().parents[2] / "data" / "choice_deck.yaml"
 FEWEST, MOST, LONGEST = 2, 3, 80
-MARKS = ("\n>", f"\n{THE_END}")  # what ends a scene
 LOOP = 48  # letters: a scene that repeats so many is going in circles and is ended
 LAST = 48  # tokens at most to end the last sentence of a story, and for the one that closes it
 CLOSING = " In the end,"  # how that one begins: no prompt tells the model that the story has to end, but these words do
@@ -36,17 +35,20 @@ WORDS = 5  # of fewer, it is no scene
 STILL = "For a moment nothing stirs."  # stands in for one
 
 
-async def scene(engine: Engine, request: Request, genre: str, ending: bool = False) -> AsyncGenerator[Piece | Draft, None]:
+async def scene(
+    engine: Engine, request: Request, genre: str, ending: bool = False, may_end: bool = True
+) -> AsyncGenerator[Piece | Draft, None]:
     """The answer to a prompt of `storytext.messages`: pieces of the scene's text, at last the Draft, whose scene is these pieces
     joined. It has 2 or 3 valid choices or is an ending; with `ending` it is one: a sentence that reaches `max_tokens` is still
-    written to its end, and a closing one follows. Raises EngineError before the scene is whole."""
+    written to its end, and a closing one follows. Without `may_end` it is none, and its text is without `The end.`. Raises
+    EngineError before the scene is whole."""
     for again in (0, 1):  # a model may answer with a word or none; then once more
-        writer = _Writer()
+        writer = _Writer(THE_END if ending or not may_end else f"\n{THE_END}")
         async with aclosing(engine.submit(_reseeded(request, again))) as pieces:
             async for piece in pieces:
                 text = writer.add(piece)
                 yield Piece(text, piece.token_count, piece.finish)
-                if writer.enough(ending):
+                if writer.enough(ending or (writer.ending and may_end)):
                     break
         if ending and writer.cut_off:
             last = await _last_words(engine, request, writer.written)
@@ -61,7 +63,7 @@ async def scene(engine: Engine, request: Request, genre: str, ending: bool = Fal
     if ending and not writer.ending and (closing := await _closing(engine, request, written)):
         yield closing
         written += closing.text
-    if ending or writer.ending:
+    if ending or (writer.ending and may_end):
         yield Draft(written, (), True)
         return
     taken = _taken(request)
@@ -99,9 +101,10 @@ def valid(lines: Iterable[str], avoid: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 class _Writer:
-    """Parts what a model writes into the scene, as far as it may be shown, and the lines after it."""
+    """Parts what a model writes into the scene, as far as it may be shown, and the lines after it; `the_end` marks an ending."""
 
-    def __init__(self):
+    def __init__(self, the_end: str):
+        self._marks = ("\n>", the_end)  # what ends a scene
         self._text = "\n"  # so that a mark at the very beginning is one
         self._end: int | None = None
         self._cut = False
@@ -112,9 +115,9 @@ class _Writer:
         self._text += piece.text
         self._cut = piece.finish == "length"
         if self._end is None:
-            found = [at for mark in MARKS if (at := self._text.find(mark)) >= 0]
+            found = [at for mark in self._marks if (at := self._text.find(mark)) >= 0]
             self._end = min(found, default=None)
-        held = 0 if self._end is not None else max(overlap(self._text, mark) for mark in MARKS)
+        held = 0 if self._end is not None else max(overlap(self._text, mark) for mark in self._marks)
         return self._show(self._text[: len(self._text) - held if self._end is None else self._end])
 
     def rest(self) -> str:
@@ -146,11 +149,11 @@ class _Writer:
         """Whether the model may stop: the scene is all we need, it goes in circles, or there are three choices."""
         if self._end is None:
             return len(self.shown) > LOOP and self.shown.count(self.shown[-LOOP:]) > 1
-        return ending or self.ending or len(self.lines(whole=True)) >= MOST
+        return ending or len(self.lines(whole=True)) >= MOST
 
     @property
     def ending(self) -> bool:
-        return self._end is not None and self._text.startswith(MARKS[1], self._end)
+        return self._end is not None and self._text.startswith(self._marks[1], self._end)
 
     def lines(self, whole: bool = False) -> list[str]:
         """The choices as they were written; `whole` leaves out a last one that may go on."""

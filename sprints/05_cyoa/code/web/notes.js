@@ -93,7 +93,7 @@ export function settings(play, repaint) {
   };
   sheet("Settings of this story", el("form", { class: "form", onsubmit: submit },
     field("Title", name), field("Surprise", temperature, "Left: the likeliest words. Right: the unlikely ones too."),
-    field("Length of a scene", tokens), field("The story ends after this many scenes", length, "Empty: only when the author or the model ends it."),
+    field("Length of a scene", tokens), field("The story ends after this many scenes", length, "The model ends it in the last quarter; empty: whenever the model or the author does."),
     scenario !== null && el("label", { class: "check" }, authored, " The author's choices lead to the author's scenes"),
     el("button", { class: "main" }, "Keep")));
 }

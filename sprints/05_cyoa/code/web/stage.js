@@ -98,8 +98,8 @@ function showChoices(node) {
   if (ready && node.ending) {
     parts.more.append(el("p", { class: "fin" }, "The end"),
       button("undo", "Take the last choice back", () => play.undo(), { class: "main" }),
-      button("map", "See the map", () => map(play), { class: "pill" }), el("a", { class: "pill", href: "#/" }, "Another story"));
-    if (node.actor === "author") parts.more.append(button("next", "Go on with the model", () => play.onward(), { class: "pill" }));
+      button("map", "See the map", () => map(play), { class: "pill" }), el("a", { class: "pill", href: "#/" }, "Another story"),
+      button("next", "Go on with the model", () => play.onward(), { class: "pill" }));
   }
   if (ready && !written) parts.more.append(el("p", {}, "This scene was never written. Retry, or undo."));
 }
