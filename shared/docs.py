@@ -22,11 +22,10 @@ from pathlib import Path
 
 from shared import gallery
 from shared.demo_steps import SECONDS
-from shared.report import NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
+from shared.report import AIM, NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
-AIM = "our aim"  # as the source of a claim: no original makes it
 VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)([^<]*?)(<!-- /value -->)")
 
 
@@ -86,18 +85,18 @@ def claims(found: Reports, results: str) -> str:
     rows = [
         [
             c["claim"],
-            c["source"],
-            c["protocol"],
+            f"**{c['verdict']}**",
             c["ours"],
             c["honest"],
-            f"**{c['verdict']}**",
+            c["protocol"],
+            c["source"],
             f"[{experiment}]({results}/{experiment}/report.json)",
         ]
         for experiment, r in found.items()
         for c in r["claims"]
     ]
     return table(
-        ["claim", "source", "their protocol", "ours, their protocol", "ours, honest protocol", "verdict", "report"],
+        ["claim", "verdict", "ours, their protocol", "ours, honest protocol", "their protocol", "source", "report"],
         rows,
     )
 

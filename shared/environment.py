@@ -89,14 +89,17 @@ def command() -> str:
 
 
 def git_commit() -> str:
-    """The commit, with "+" when code or requirements differ from it; "unknown" outside git."""
+    """The commit, with "+" when anything but documents and results differs from it; "unknown" outside git."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "*.py", "*.toml", "*.lock"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "--", ".", ":!*.md", ":!docs", ":!sprints/*/results"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         return commit + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from shared.report import NOT_RUN, Reports, fill, interval, number, shown, value, write_atomically
+from shared.report import AIM, NOT_RUN, Reports, fill, interval, number, shown, value, write_atomically
 from shared.sprints import Sprint, discover
 
 HERE = Path(__file__).parent
@@ -31,6 +31,11 @@ def page(sprints: Sequence[Sprint], found: Mapping[str, Reports], link: Callable
     banner = '<p class="toy">Made with --smoke: toy size, the numbers mean nothing.</p>\n' if toy else ""
     every = [(sprint, name, report) for sprint in sprints for name, report in found[sprint.folder.name].items()]
     links = "".join(f'<li><a href="#{sprint.name}">{escape(sprint.title)}</a></li>' for sprint in sprints)
+    ledger = _ledger(every)
+    ends = [("claims", "Claims")] * bool(ledger) + [("log", "Log")]
+    links += "".join(
+        f'<li{" class=page-end" * (not at)}><a href="#{name}">{title}</a></li>' for at, (name, title) in enumerate(ends)
+    )
     cards = ""
     for sprint in sprints:
         base = link(sprint.folder.name)
@@ -41,9 +46,9 @@ def page(sprints: Sequence[Sprint], found: Mapping[str, Reports], link: Callable
         f'initial-scale=1">\n<title>sprintlab: results</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
         f'<a class="skip" href="#main">Skip to the sprints</a>\n<header class="page head">\n<h1>sprintlab</h1>\n'
         f"<p>{PURPOSE}</p>\n{_facts(sprints, [report for *_, report in every])}</header>\n"
-        f'<nav aria-label="Sprints"><ul class="page">{links}<li><a href="#log">Log</a></li></ul></nav>\n'
-        f'<main id="main" class="page">\n{banner}{cards}{_log(every)}</main>\n'
-        f'<footer class="page">Rendered by <code>make docs</code> from the sprints\' reports.</footer>\n'
+        f'<nav aria-label="Sprints"><ul class="page">{links}</ul></nav>\n'
+        f'<main id="main" class="page">\n{banner}{cards}{ledger}{_log(every)}</main>\n'
+        f'<footer class="page">Rendered from the sprints\' reports.</footer>\n'
         f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
@@ -112,7 +117,8 @@ def _filled(template: str, reports: Reports) -> str:
 
 
 def _verdicts(reports: Iterable[dict]) -> str:
-    counts = Counter(claim["verdict"] for report in reports if not report["smoke"] for claim in report["claims"])
+    claims = (claim for report in reports if not report["smoke"] for claim in report["claims"])
+    counts = Counter(claim["verdict"] for claim in claims if claim["source"] != AIM)
     chips = [
         f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {counts[verdict]} {word}</span>'
         for verdict, (kind, sign, word) in VERDICTS.items()
@@ -229,11 +235,34 @@ def _provenance(report: dict, link: str) -> str:
 
 
 def _facts(sprints: Sequence[Sprint], reports: Sequence[dict]) -> str:
-    checked = sum(len(report["claims"]) for report in reports if not report["smoke"])
+    checked = sum(claim["source"] != AIM for report in reports if not report["smoke"] for claim in report["claims"])
     numbers = sum(len(report["metrics"]) for report in reports)
     counts = {"sprint": len(sprints), "experiment": len(reports), "measured number": numbers, "checked claim": checked}
     facts = [_count(count, name).split(" ", 1) for name, count in counts.items() if count]
     return '<ul class="facts">' + "".join(f"<li><b>{count}</b> {name}</li>" for count, name in facts) + "</ul>\n"
+
+
+def _ledger(every: Iterable[tuple[Sprint, str, dict]]) -> str:
+    """All claims on one page, by what became of them."""
+    found = [(sprint, name, claim) for sprint, name, report in every if not report["smoke"] for claim in report["claims"]]
+    text = ""
+    for verdict, (kind, sign, _) in VERDICTS.items():
+        listed = ""
+        for sprint, name, claim in found:
+            if claim["verdict"] == verdict:
+                whose = ", an aim of our own" if claim["source"] == AIM else ""
+                link = f'<a href="#{sprint.name}-{name}">{_prose(claim["claim"])}</a>'
+                listed += f'<li>{link} <span class="soft">{escape(sprint.title)}{whose}</span>'
+                listed += f"<p>Under its protocol: {_prose(claim['ours'])}. Under an honest one: "
+                listed += f"{_prose(claim['honest'])}.</p></li>\n"
+        if listed:
+            title = f'<span aria-hidden="true">{sign}</span> {verdict.capitalize()}'
+            text += f'<h3 class="verdict {kind}">{title}</h3>\n<ol>\n{listed}</ol>\n'
+    return text and (
+        '<section class="log" id="claims" aria-labelledby="claims-title">\n<h2 id="claims-title">Claims</h2>\n'
+        "<p>What the public projects claim that these sprints repeat, and what an honest protocol says of it.</p>\n"
+        f"{text}</section>\n"
+    )
 
 
 def _log(every: Iterable[tuple[Sprint, str, dict]]) -> str:

@@ -38,7 +38,7 @@ def spread(function: Callable[..., Any], jobs: Mapping[Any, tuple], processes: i
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:  # Ctrl-C too: nobody waits for the jobs that run, and no other begins
-        del POOLS[count]
+        POOLS.pop(count, None)
         for worker in list(pool._processes.values()):
             worker.terminate()
         pool.shutdown(cancel_futures=True)

@@ -12,6 +12,7 @@ from shared.errors import UserError
 
 Reports = Mapping[str, dict]  # experiment -> report
 NOT_RUN = "not run here"
+AIM = "our aim"  # as the source of a claim: no original makes it
 OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
 
 

@@ -1,38 +1,44 @@
 """Run every recorded experiment again and hold its headlines against the committed reports: what `make reproduce` runs.
 
-python -m shared.reproduce                        everything (hours) into runs/reproduce; stopped, the same command goes on
+python -m shared.reproduce                        everything (hours); stopped, the same command goes on
 python -m shared.reproduce --only logreg cats     some sprints
-python -m shared.reproduce --at-most 15           only the commands whose recorded runs took at most so many minutes
-python -m shared.reproduce --again                from the start
+python -m shared.reproduce --at-most 15           leave out what takes more minutes
+python -m shared.reproduce --again                from the start, on the newest commit
 
-The table goes to runs/reproduce/table.md, and with --write to docs/reproduction.md. The exit code is 1 where a command failed, or a
-headline that no clock decides is outside.
+Everything runs in a clone of the last commit, runs/reproduce: nothing that an earlier run left behind is read, and no registry of
+models but its own is touched. The table goes to runs/reproduce.md, and with --write to docs/reproduction.md. The exit code is 1
+where a command failed, or a headline that no clock decides is outside.
 """
 
 import argparse
+import math
+import os
 import re
 import shlex
-import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from shared.report import Reports, read_all, value, write_atomically
+from shared.errors import UserError
+from shared.report import Reports, replaced, value, write_atomically
 from shared.sprints import ROOT, Sprint, call, discover
 
-OUT = Path("runs", "reproduce")
+TREE = ROOT / "runs" / "reproduce"  # the clone
+OUT = Path("runs", "again")  # in it
+START = 60.0  # seconds that a program takes at most beside its recorded work, such as imports
 CLOCK = {"s", "ms", "us", "min", "minutes", "h", "hours", "tokens/s", "GB/s", "GFLOP/s"}  # units that another machine changes
 TIMING = re.compile(r"\b(?:time|seconds) of\b|\btokens/s\b|\bper CPU-second\b")  # in what a ratio means: not in a perplexity's
 HEAD = """# The headlines, run a second time
 
-Written by `make reproduce ARGS=--write`: the recorded commands ran again, on the commit and the machine named below.
+Written by `make reproduce ARGS=--write`: the recorded commands ran again, in a clone of the commit named below.
 
 - *same*: equal to the last digit
-- *inside*: the new value lies in the published interval, or the intervals overlap; without an interval only *same* counts
+- *inside*: the new value lies in the published interval, or the intervals overlap; without an interval, a thousandth apart at most
 - *clock*: a time or a ratio of times beyond that, which another load or machine explains
 - *outside*: to be explained
-- *not run*: what makes it took longer than was asked for
+- *not run*: what makes it was left out, takes longer than was asked for, or failed
 
 """
 
@@ -58,7 +64,7 @@ def verdict(old: dict, new: dict | None) -> str:
         return "same"
     low, high = old["ci95"] or (old["mean"], old["mean"])
     other_low, other_high = new["ci95"] or (new["mean"], new["mean"])
-    if other_low <= high and low <= other_high:
+    if (other_low <= high and low <= other_high) or math.isclose(old["mean"], new["mean"], rel_tol=1e-3):
         return "inside"
     return "clock" if timed(old) else "outside"
 
@@ -88,6 +94,24 @@ def table(rows: list[tuple[str, str, str, str, str]], report: dict | None) -> st
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + where
 
 
+def clone() -> None:
+    """The last commit, in TREE. Raises UserError where this is no git repository."""
+    with replaced(TREE) as part:
+        made = subprocess.run(["git", "clone", "--quiet", str(ROOT), str(part)], capture_output=True, text=True)
+        if made.returncode:
+            raise UserError(f"the last commit cannot be cloned ({made.stderr.strip().splitlines()[-1]}): reproduce needs git")
+
+
+def repeat(command: str, device: str, minutes: float) -> bool:
+    """Run a recorded command again, on the kind of device that it ran on; whether it came to its end within its time."""
+    try:
+        limit = None if minutes == float("inf") else 60 * minutes + START
+        again = [sys.executable, *shlex.split(command)[1:], "--device", device, "--out", str(OUT)]
+        return call(again, folder=TREE, limit=limit) == 0
+    except subprocess.TimeoutExpired:
+        return True  # left out, as was asked for
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m shared.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -95,30 +119,28 @@ def main(argv: list[str] | None = None) -> int:
     names = [sprint.name for sprint in discover()]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="sprints (all when not given)")
     parser.add_argument(
-        "--at-most", type=float, default=float("inf"), metavar="MINUTES", help="skip what took longer when recorded"
+        "--at-most", type=float, default=float("inf"), metavar="MINUTES", help="leave out, or stop, what takes longer"
     )
     parser.add_argument("--again", action="store_true", help="forget what an earlier call has done")
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md too")
     args = parser.parse_args(argv)
-    console, failed = Console(markup=False), []
-    if args.again:
-        shutil.rmtree(ROOT / OUT, ignore_errors=True)
-    rows, last = [], None
-    for sprint in [one for one in discover() if one.name in args.only]:
-        old = sprint.reports()
+    console, failed, rows, last = Console(markup=False), [], [], None
+    if args.again or not TREE.is_dir():
+        clone()
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the clone has a store of its own
+    for sprint in [one for one in discover(TREE) if one.name in args.only]:
+        old, place = sprint.reports(), TREE / OUT / sprint.folder.name
         for command, experiments in commands(old).items():
-            done = read_all(ROOT / OUT / sprint.folder.name)
-            if set(experiments) <= set(done) or sum(old[one]["seconds"] for one in experiments) > 60 * args.at_most:
+            slow = sum(old[one]["seconds"] for one in experiments) > 60 * args.at_most
+            if slow or set(experiments) <= set(sprint.reports(place)):
                 continue
             console.rule(command)
-            if call([sys.executable, *shlex.split(command)[1:], "--out", str(OUT)]):
+            if not repeat(command, old[experiments[0]]["device"]["kind"], args.at_most):
                 failed.append(command)
-        new = sprint.reports(ROOT / OUT / sprint.folder.name)
-        rows += compare(sprint, old, new)
-        last = next(iter(new.values()), last)
-    text = table(rows, last)
-    (ROOT / OUT).mkdir(parents=True, exist_ok=True)
-    write_atomically(ROOT / OUT / "table.md", text.encode())
+        new = sprint.reports(place)
+        rows, last = rows + compare(sprint, old, new), next(iter(new.values()), last)
+        text = table(rows, last)
+        write_atomically(TREE.with_suffix(".md"), text.encode())
     if args.write:
         write_atomically(ROOT / "docs" / "reproduction.md", (HEAD + text).encode())
     console.print(text)
@@ -130,5 +152,7 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

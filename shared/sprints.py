@@ -23,6 +23,7 @@ from typing import IO
 from shared.report import Reports, read_all
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a program that was told to stop
 STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo", "bench", "serve", "load")
 
 
@@ -77,13 +78,24 @@ def load(folder: Path) -> Sprint:
         raise ValueError(f"{path}: {error}") from None
 
 
-def call(command: list[str], output: IO[bytes] | None = None) -> int:
-    """Run a command with the console attached, or with all it says in `output`. Ctrl-C reaches it too: wait for it to clean up,
-    instead of killing it. A signal to end reaches only this process: it is passed on."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT if output else None)
+def call(command: list[str], output: IO[bytes] | None = None, folder: Path = ROOT, limit: float | None = None) -> int:
+    """Run a command in `folder` with the console attached, or with all it says in `output`. Ctrl-C reaches it too: wait for it to
+    clean up, instead of killing it. A signal to end reaches only this process: it is passed on.
+
+    Returns its exit code. Raises KeyboardInterrupt when it, or this process, was told to stop, and TimeoutExpired when it was still
+    at work after `limit` seconds: then it is asked to stop, as by Ctrl-C.
+    """
+    process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT if output else None)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        return process.wait()
+        code = process.wait(limit)
+        if code in STOPPED:
+            raise KeyboardInterrupt
+        return code
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
     except KeyboardInterrupt:
         process.wait()
         raise
@@ -97,10 +109,13 @@ def call(command: list[str], output: IO[bytes] | None = None) -> int:
 def run(sprint: Sprint, step: str, arguments: list[str]) -> int:
     """Run one step with the console attached; a step that wrote into results/ is followed by a fresh rendering of the docs."""
     before = written(sprint)
-    code = call(sprint.command(step, *arguments))
-    if code == 0 and written(sprint) != before:
-        call([sys.executable, "-m", "shared.docs"])
-    return code
+    rendered = 0
+    try:
+        code = call(sprint.command(step, *arguments))
+    finally:
+        if written(sprint) != before:
+            rendered = call([sys.executable, "-m", "shared.docs"])
+    return code or rendered
 
 
 def written(sprint: Sprint) -> dict[Path, int]:
@@ -147,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = new(args.name).relative_to(ROOT)
         print(f"made {folder}: edit its sprint.toml and code/train.py, then `make {args.name}-train` and `make test`")
     elif args.name == "all":
-        return max([run(sprint, args.step, rest) for sprint in sprints.values() if args.step in sprint.steps], default=0)
+        codes = [run(sprint, args.step, rest) for sprint in sprints.values() if args.step in sprint.steps]
+        return next(filter(None, codes), 0)
     elif args.name not in sprints:
         raise SystemExit(f"error: there is no sprint called {args.name}; there is: {', '.join(sprints)}")
     elif args.step not in sprints[args.name].steps:

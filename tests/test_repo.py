@@ -23,6 +23,7 @@ ROOT = sprints.ROOT
 SPRINTS = sprints.discover()
 PROGRAMS = [pytest.param(sprint, step, id=f"{sprint.folder.name}-{step}") for sprint in SPRINTS for step in sprint.steps]
 REPORTS = [pytest.param(path, id="/".join(path.parts[-4:-1])) for path in sorted(ROOT.glob("sprints/*/results/*/report.json"))]
+CODE = (".py", ".cpp", ".h", ".js", ".css")
 HEADINGS = ["Question", "Results", "Run it", "How it works", "What did not work", "What this is not", "Files", "Sources"]
 LARGE_FILES = ("sprints/00_pocket_brain/results/model/", "sprints/05_cyoa/results/model/")  # may be above 1 MB
 PROSE = [ROOT / "README.md", *sorted(ROOT.glob("sprints/*/README.md")), *sorted(ROOT.glob("sprints/*/docs/*.md"))]
@@ -76,10 +77,10 @@ def test_files_are_short_small_and_free_of_foreign_paths():
     for path in files():
         name = path.relative_to(ROOT).as_posix()
         assert path.stat().st_size <= 1_000_000 or name.startswith(LARGE_FILES), f"{name} is above 1 MB"
-        if path.suffix in (".py", ".cpp", ".h", ".md", ".toml", ".json", ".yml", ".yaml", ".html", ""):
+        if path.suffix in (*CODE, ".md", ".toml", ".json", ".yml", ".yaml", ".html", ""):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<![\w.])/(?:home|root|Users|work)/\w", text), f"{name} holds a path of one machine"
-            if path.suffix in (".py", ".cpp", ".h"):
+            if path.suffix in CODE:
                 assert text.count("\n") <= 300, f"{name} is longer than 300 lines"
 
 

@@ -180,7 +180,8 @@ def test_the_demo_of_each_sprint_is_one_that_runs(sprint):
     assert steps, "make demo shows every sprint"
     assert len({step for step, _ in steps}) == len(steps), "a step has one log"
     for step, arguments in steps:
-        tyro.cli(import_module(sprint.module(step)).Args, args=arguments)  # exits, that is fails, on a wrong flag
+        args = tyro.cli(import_module(sprint.module(step)).Args, args=arguments)  # exits, that is fails, on a wrong flag
+        assert not args.devices or set(sprint.devices) <= set(args.devices), "make demo DEVICE=... asks sprint.toml alone"
 
 
 @pytest.mark.parametrize(("key", "limit"), LIMITS.items())
@@ -192,7 +193,7 @@ def test_the_recorded_demo_kept_within_its_time(key, limit):
         if (path := one.folder / "results" / SECONDS).is_file()
     }
     found = {name: (one, seconds[key]["seconds"]) for name, (one, seconds) in known.items() if key in seconds}
-    assert len(found) > 6 or key != "demo"  # a new sprint has none yet
+    assert found or key != "demo"  # a new sprint has none yet
     for one, seconds in found.values():
         assert list(seconds) == [step for step, _ in one.demo_steps()]
     assert sum(sum(seconds.values()) for _, seconds in found.values()) <= limit

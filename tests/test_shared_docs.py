@@ -56,7 +56,7 @@ def test_every_kind_of_block(root):
     assert "`python -m x`, 2 seeds (0 to 1), 3.2 s" in readme
     assert "a \\| cpu" not in readme  # only cells of tables are escaped
     assert (
-        "| 99 % | s | p | o | h | **not reproduced** | [first](../sprints/00_trial/results/first/report.json) |"
+        "| 99 % | **not reproduced** | o | h | p | s | [first](../sprints/00_trial/results/first/report.json) |"
         in rendered["docs/claims.md"]
     )
     log = rendered["docs/experiments.md"]

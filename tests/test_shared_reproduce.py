@@ -1,5 +1,7 @@
 """The second run of everything, and what is said of its numbers."""
 
+import time
+
 import pytest
 
 from shared import reproduce
@@ -25,10 +27,11 @@ def test_verdict_of_a_second_measurement(new, said):
     assert reproduce.verdict(metric(1.0, [0.9, 1.1]), new) == said
 
 
-def test_without_an_interval_only_the_same_number_will_do_and_a_clock_is_forgiven():
+def test_without_an_interval_a_thousandth_will_do_and_a_clock_is_forgiven():
     assert reproduce.verdict(metric(2.0), metric(2.0)) == "same"
-    assert reproduce.verdict(metric(2.0), metric(2.001)) == "outside"
-    assert reproduce.verdict(metric(2.0, unit="s"), metric(2.001, unit="s")) == "clock"
+    assert reproduce.verdict(metric(2.0), metric(2.001)) == "inside"
+    assert reproduce.verdict(metric(2.0), metric(2.01)) == "outside"
+    assert reproduce.verdict(metric(2.0, unit="s"), metric(2.01, unit="s")) == "clock"
 
 
 def test_of_the_ratios_those_of_times_are_forgiven_and_no_others():
@@ -54,8 +57,20 @@ def test_every_recorded_command_names_a_program_that_is_there():
             assert (sprint.folder.parents[1] / f"{module.replace('.', '/')}.py").is_file(), command
 
 
-def test_the_quickest_command_runs_again_and_the_rest_is_said_not_to_have_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "OUT", tmp_path)
+def test_the_quickest_command_runs_again_in_a_clone_and_the_rest_is_said_not_to_have_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "TREE", tmp_path / "tree")
     assert reproduce.main(["--only", "titanic", "--at-most", "0.02"]) == 0
-    assert [path.parent.name for path in tmp_path.glob("*/*/report.json")] == ["data_report"]
-    assert "| not run |" in capsys.readouterr().out and "| not run |" in (tmp_path / "table.md").read_text()
+    assert [path.parent.name for path in tmp_path.glob("tree/runs/again/*/*/report.json")] == ["data_report"]
+    assert "| not run |" in capsys.readouterr().out and "| not run |" in (tmp_path / "tree.md").read_text()
+    monkeypatch.setattr(reproduce, "repeat", None)  # nothing runs a second time
+    assert reproduce.main(["--only", "titanic", "--at-most", "0.02"]) == 0
+
+
+def test_a_command_that_takes_longer_than_was_asked_for_is_stopped_and_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "TREE", tmp_path)
+    monkeypatch.setattr(reproduce, "START", 0.0)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    start = time.perf_counter()
+    assert reproduce.repeat("python -m slow", "cpu", 0.01) and time.perf_counter() - start < 30
+    (tmp_path / "wrong.py").write_text("raise SystemExit(3)\n")
+    assert not reproduce.repeat("python -m wrong", "cpu", float("inf"))

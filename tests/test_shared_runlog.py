@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from shared import data, runlog, tracking
+from shared.errors import UserError
 
 PROGRAM = runlog.ROOT / "sprints" / "06_logistic_regression" / "code" / "train.py"  # any sprint will do
 
@@ -107,6 +108,18 @@ def test_smoke_and_default_write_to_different_places():
     assert custom.folder == runlog.ROOT / "runs" / "custom" / "06_logistic_regression" / "x"  # results/ is for the defaults
     assert smoke.folder == runlog.ROOT / "runs" / "smoke" / "06_logistic_regression" / "x"
     assert default.folder == PROGRAM.parents[1] / "results" / "x"
+
+
+def test_a_program_may_compute_elsewhere_than_its_sprint():
+    pytest.importorskip("mlx.core")
+
+    class Wide(runlog.Args):
+        devices = ("cpu", "mlx")
+
+    wide, narrow = Wide(smoke=True, device="mlx"), runlog.Args(smoke=True, device="mlx")
+    assert runlog.Run(wide, str(PROGRAM), "x", title="", objective="", setup={}).report["device"]["kind"] == "mlx"
+    with pytest.raises(UserError, match="runs on cpu"):
+        runlog.Run(narrow, str(PROGRAM), "x", title="", objective="", setup={})
 
 
 def test_a_metric_is_recorded_once_and_finite(args):
