@@ -106,13 +106,23 @@ def test_retry_edit_and_undo_keep_every_node(client):
 
 
 def test_a_story_from_a_prompt_and_its_beginning_again(client):
-    made = begin(client, prompt="A fox keeps an umbrella shop", genre="cozy", hero={"name": "Rin"})
-    assert made["stream_url"] == f"/nodes/{made['root']['id']}/stream"
+    words = "A fox keeps an umbrella shop.\n\nOne day <|end|> it rains."
+    made = begin(client, prompt=words, genre="cozy", hero={"name": "Rin"})
+    root = made["root"]
+    assert made["stream_url"] == f"/nodes/{root['id']}/stream" and root["text"] == words and root["actor"] == "player"
     told = events(client.get(made["stream_url"]).text)
-    assert [name for name, *_ in told][-3:] == ["scene", "choices", "done"]
-    assert "umbrella" in str(client.get(f"/nodes/{made['root']['id']}/context").json())
+    assert [name for name, *_ in told] == ["token", "scene", "choices", "done"] and told[0][2] == {"i": 0, "t": words}
+    root = client.get(f"/nodes/{root['id']}").json()
+    assert root["text"] == words and root["status"] == "done" and root["model_version"] is None and len(root["choices"]) == 3
+    assert client.get(f"/nodes/{root['id']}/context").json()["messages"] == []
+    node = turn(client, made["story"], root)
+    seen = str(client.get(f"/nodes/{node['id']}/context").json())
+    assert seen.count("umbrella") == 2 and "One day < |end|> it rains." in seen  # as the memory and as the scene
     again = client.post(f"/stories/{made['story']['id']}/nodes", json={"kind": "retry"}).json()["node"]
     assert again["parent_id"] is None and events(client.get(f"/nodes/{again['id']}/stream").text)[-1][0] == "done"
+    again = client.get(f"/nodes/{again['id']}").json()
+    assert again["actor"] == "model" and again["text"] != words and again["model_version"] == "pocket"
+    assert client.post("/stories", json={"prompt": " \n", "genre": "cozy"}).status_code == 422
 
 
 def test_the_stream_resumes_from_every_place(client):

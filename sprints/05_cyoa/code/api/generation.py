@@ -41,8 +41,8 @@ WHY = {
 class Job:
     """A node on its way. `text` only grows, until `over`."""
 
-    def __init__(self, node_id: str):
-        self.node_id, self.text, self.tokens, self.readers = node_id, "", 0, 0
+    def __init__(self, node_id: str, text: str):
+        self.node_id, self.text, self.tokens, self.readers = node_id, text, 0, 0
         self.over, self.reason, self.seen = False, "", asyncio.get_running_loop().time()
         self.news = asyncio.Event()
         self.settled = asyncio.Event()  # nothing more will be added: what is left is the last write to the store
@@ -83,7 +83,7 @@ class Generations:
         except BaseException:
             places.close()
             raise
-        job = self.jobs[node.id] = Job(node.id)
+        job = self.jobs[node.id] = Job(node.id, node.text)
         job.task = asyncio.create_task(self._run(job, node, places))
         return node
 
@@ -96,8 +96,12 @@ class Generations:
             with places, self.champion.lease() as engine:
                 async with asyncio.timeout(self.limits.deadline):
                     request, story, end = await asyncio.to_thread(self._prepare, engine, node)
-                    final["model_version"], genre = engine.model_version, story.genre
-                    async with aclosing(writing.scene(engine, request, story.genre, **end)) as pieces:
+                    genre = story.genre
+                    if node.text:  # the player's own beginning
+                        answer = writing.given(engine, request, node.text, genre)
+                    else:
+                        final["model_version"], answer = engine.model_version, writing.scene(engine, request, genre, **end)
+                    async with aclosing(answer) as pieces:
                         async for piece in pieces:
                             if not isinstance(piece, writing.Piece):
                                 draft = piece
@@ -164,8 +168,8 @@ class Generations:
         world = World(story.genre, Person(**story.hero), people, story.memory, tuple(card_of(card) for card in cards))
         turns = self.store.turns(node.parent_id, node.action) if node.parent_id else []
         asked = messages(world, turns, count)
-        tokens = sum(count(message["content"]) for message in asked)
-        self.store.write(node.id, status="running", messages=asked, prompt_tokens=tokens)
+        seen = [] if node.text else asked
+        self.store.write(node.id, status="running", messages=seen, prompt_tokens=sum(count(one["content"]) for one in seen))
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_k": settings.top_k}
         before = self.store.path(node.parent_id) if node.parent_id else []
         since = node.depth - max(

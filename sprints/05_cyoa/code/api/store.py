@@ -28,7 +28,8 @@ class Store(Database):
     # -- stories ---------------------------------------------------------------------------------------------------------------
 
     def add_story(self, document: StoryDocument, key: Key | None = None) -> Story:
-        """Keep a story with all its pages, under fresh ids. A page of status `queued` is to be written by this server."""
+        """Keep a story with all its pages, under fresh ids. A page of status `queued` is to be written by this server;
+        one that has its text wants choices."""
         ids = {page.id: new_id() for page in document.pages}
         with self.once(key) as session:
             story = Story(

@@ -50,7 +50,8 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
         common: dict[str, Any] = {"seed": new.seed, "settings": new.settings.model_dump(), "head": "root"}
         if new.scenario_id is None:
             hero, people = new.hero or shapes.Person(name="Aoi"), [Person(**person.model_dump()) for person in new.cast]
-            memory, root = new.prompt or "", Page("root", None, "", kind="start", status="queued", seed=new.seed)
+            memory = new.prompt or ""
+            root = Page("root", None, memory, kind="start", actor="player", status="queued", seed=new.seed)
             title = new.title or " ".join(memory.split()[:6])
             place = {"hero": Person(**hero.model_dump()), "cast": tuple(people), "rating": new.rating, "genre": new.genre}
             return StoryDocument(title=title[:80], memory=memory, pages=(root,), **place, **common)
@@ -73,7 +74,7 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
     async def begin_story(
         request: Request, response: Response, new: shapes.NewStory, idempotency_key: IdempotencyKey = None
     ) -> StartedStory:
-        """Begin a story from a scenario, or from a prompt: then the root is being written."""
+        """Begin a story from a scenario, or from a prompt: then that is its first scene, whose choices are being written."""
         key = await _key(request, idempotency_key)
         made = await thread(store.recall, key)
         if made is None:

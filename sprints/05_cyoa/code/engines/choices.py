@@ -73,9 +73,15 @@ async def scene(
     yield Draft(written, _filled(found, genre, [taken], written))
 
 
+async def given(engine: Engine, request: Request, scene: str, genre: str) -> AsyncGenerator[Piece | Draft, None]:
+    """A scene that the player wrote, as `scene` gives one of the model's: the Draft with three choices for it."""
+    yield Draft(scene, await reroll(engine, request, scene, genre, ()))
+
+
 async def reroll(engine: Engine, request: Request, scene: str, genre: str, old: Iterable[str]) -> tuple[str, ...]:
-    """Three other choices for a scene that stands; `request` is the one that it answered."""
-    avoid = [_taken(request), *old]
+    """Three other choices for a scene that stands; `request` is the one that it answered. Nothing that a player wrote into the scene
+    is markup to the model."""
+    scene, avoid = "\n".join(map(plain, scene.split("\n"))), [_taken(request), *old]
     found = await _forced(engine, request, scene, (), avoid, MOST)
     return _filled(found, genre, avoid, scene, MOST)
 

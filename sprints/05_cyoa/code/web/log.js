@@ -6,7 +6,7 @@ import { closeSheet, sheet } from "./sheet.js";
 /** Who wrote a scene; nothing while that is not known yet. */
 export function byline(node) {
   if (node.actor === "author") return "Written by hand";
-  if (node.actor === "player") return "In your own words";
+  if (node.actor === "player") return "Written by you";
   return node.model_version ? `Written by the model ${node.model_version}` : "";
 }
 
