@@ -1,58 +1,14 @@
 """The CYOA web game in a real Chromium, on the real server with the real pocket model behind it."""
 
-import re
-from importlib import import_module
-
 import pytest
 
-from tests.chromium import CHROMIUM, WITHOUT
-from tests.cyoa_game import played
+from tests.cyoa_browser import written
 
-if CHROMIUM is None:
-    pytest.skip(WITHOUT, allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-screens = import_module("sprints.05_cyoa.code.screens")
+pytest_plugins = ["tests.cyoa_browser"]
 TITLE = "Who Stole the Sound of Rain"
 NASTY = '<img src=x onerror="hit = 1"><script>hit = 2</script> & "rain" \U0001f409'
-
-
-@pytest.fixture(scope="module")
-def game(tmp_path_factory):
-    with played(tmp_path_factory.mktemp("game")) as game:
-        yield game
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=screens.FLAGS.split())
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def tab(game, browser):
-    """tab(width, **options) opens a page; at the end it must have asked no other host and logged no error."""
-    contexts, asked, errors = [], [], []
-
-    def open_tab(width=1280, height=800, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
-        return page
-
-    yield open_tab
-    for context in contexts:
-        context.close()
-    game.engine.pause = 0.0
-    assert [url for url in asked if not url.startswith((game.base, "blob:"))] == []
-    assert errors == []
 
 
 def begin(game, page):
@@ -66,13 +22,6 @@ def begin(game, page):
 
 def tree(game, story):
     return game.client.get(f"/stories/{story}/tree").json()
-
-
-def written(page, scene, busy="false"):
-    """Wait until the scene with this number is whole, or with busy="true" has begun; its text."""
-    page.locator(".place", has_text=f"scene {scene}").wait_for()
-    page.locator(f".box[aria-busy={busy}] .text").filter(has_text=re.compile(r"\S.{25}", re.DOTALL)).wait_for()
-    return " ".join(page.locator(".text").inner_text().split())
 
 
 def test_a_story_is_played_to_its_ending_and_put_away(game, tab):

@@ -203,18 +203,19 @@ def overview(run: runlog.Run) -> None:
     """Look-up, names and grammar beside what they are measured against."""
     rows = {
         "look-up": "lookup_exact_match",
+        "   look-up: a value of the right kind, drawn": "lookup_exact_match_guess",
         "look-up, unseen phrasings": "lookup_exact_match_unseen_phrasing",
         "look-up, only the subject tells": "lookup_exact_match_binding",
-        "   a value drawn at random": "lookup_exact_match_binding_guess",
+        "   only the subject tells: a value, drawn": "lookup_exact_match_binding_guess",
         "names introduced": "name_consistency",
-        "   n-gram model": "name_consistency_ngram",
+        "   names introduced: n-gram model": "name_consistency_ngram",
         "stories with every name introduced": "name_consistency_stories",
         "grammar: passes the rules": "grammar_clean",
-        "   n-gram model ": "grammar_clean_ngram",
+        "   grammar: n-gram model": "grammar_clean_ngram",
     }
     found = [run.report["metrics"][key] for key in rows.values()]
     with runlog.style() as plt:
-        figure, axes = plt.subplots(figsize=(8, 3.6))
+        figure, axes = plt.subplots(figsize=(8, 4))
         colors = ["0.6" if label.startswith(" ") else "C0" for label in rows]
         axes.barh(list(rows), [100 * one["mean"] for one in found], xerr=100 * half_widths(found), color=colors)
         for gate in set(GATES.values()):

@@ -79,8 +79,8 @@ async def given(engine: Engine, request: Request, scene: str, genre: str) -> Asy
 
 
 async def reroll(engine: Engine, request: Request, scene: str, genre: str, old: Iterable[str]) -> tuple[str, ...]:
-    """Three other choices for a scene that stands; `request` is the one that it answered. Nothing that a player wrote into the scene
-    is markup to the model."""
+    """Three other choices for a scene that stands; `request` is the one that it answered. What a player wrote into it
+    is no markup to the model."""
     scene, avoid = "\n".join(map(plain, scene.split("\n"))), [_taken(request), *old]
     found = await _forced(engine, request, scene, (), avoid, MOST)
     return _filled(found, genre, avoid, scene, MOST)
