@@ -1,6 +1,7 @@
 """The game as the tests of CYOA need it: served, with its engine paced, or with one that always says the same."""
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -81,3 +82,10 @@ def played(folder):
         ready = any(client.get("/readyz").status_code == 200 or time.sleep(0.1) for _ in range(300))
         assert ready, "the model was not loaded within half a minute"
         yield SimpleNamespace(base=origin, client=client, engine=engine)
+
+
+def written(page, scene, busy="false"):
+    """Wait until the scene with this number is whole, or with busy="true" has begun; its text."""
+    page.locator(".place", has_text=f"scene {scene}").wait_for()
+    page.locator(f".box[aria-busy={busy}] .text").filter(has_text=re.compile(r"\S.{25}", re.DOTALL)).wait_for()
+    return " ".join(page.locator(".text").inner_text().split())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cyoa_browser import written
+from tests.cyoa_game import written
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
