@@ -3,7 +3,14 @@
 from tests.cyoa_game import written
 
 pytest_plugins = ["tests.cyoa_browser"]
-PIRATES = "Nobody Tell the Captain"
+
+
+def begin(game, page, **body):
+    """A story on the stage; its id."""
+    story = game.client.post("/stories", json={"scenario_id": "rain-thief", **body}).json()["story"]["id"]
+    page.goto(f"{game.base}/#/story/{story}")
+    page.locator(".choice").first.wait_for()
+    return story
 
 
 def test_a_story_of_your_own_begins_with_your_words(game, tab):
@@ -18,3 +25,17 @@ def test_a_story_of_your_own_begins_with_your_words(game, tab):
     assert page.locator(".by").inner_text() == "Written by you" and page.locator(".choice").count() == 3
     page.keyboard.press("1")
     written(page, 2)
+
+
+def test_a_sheet_opens_at_its_top(game, tab):
+    page = tab(1280, 500)
+    begin(game, page)
+    page.get_by_role("button", name="Memory").click()
+    page.get_by_label("the model is told").fill("The soda is alive.")
+    page.get_by_role("button", name="Add the card").click()
+    page.get_by_role("button", name="Throw away").wait_for()
+    assert page.evaluate("document.querySelector('#sheet').scrollTop") > 0  # the same sheet, drawn anew
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Settings").click()
+    page.locator("#sheet-title", has_text="Settings of this story").wait_for()
+    assert page.evaluate("document.querySelector('#sheet').scrollTop") == 0

@@ -5,6 +5,8 @@ import { $, button, el } from "./dom.js";
 /** Open the sheet with a title and what `content` holds, in the colours of `mood` or else of the page. */
 export function sheet(title, content, { kind = "side", mood = "" } = {}) {
   const dialog = $("#sheet");
+  const again = dialog.open && $("#sheet-title")?.textContent === title; // drawn anew, after a card was added
+  const top = again ? dialog.scrollTop : 0;
   if (dialog.open) dialog.close();
   dialog.className = kind;
   if (mood) dialog.dataset.mood = mood;
@@ -15,6 +17,7 @@ export function sheet(title, content, { kind = "side", mood = "" } = {}) {
   dialog.replaceChildren(el("header", { class: "sheet-head" }, heading, button("close", "Close", close, { class: "plain" })), body);
   dialog.showModal();
   heading.focus();
+  dialog.scrollTop = top;
 }
 
 /** Close the sheet if it is open. */
