@@ -39,3 +39,12 @@ def test_a_sheet_opens_at_its_top(game, tab):
     page.get_by_role("button", name="Settings").click()
     page.locator("#sheet-title", has_text="Settings of this story").wait_for()
     assert page.evaluate("document.querySelector('#sheet').scrollTop") == 0
+
+
+def test_your_stories_have_no_horizontal_scrollbar(game, tab):
+    page = tab()
+    page.goto(game.base)
+    page.get_by_role("button", name="All your stories").click()
+    page.locator("#import").wait_for(state="attached")
+    assert page.evaluate("document.querySelector('#sheet').scrollWidth - document.querySelector('#sheet').clientWidth") <= 0
+    assert page.locator("#import").bounding_box()["width"] <= 1
