@@ -48,3 +48,18 @@ def test_your_stories_have_no_horizontal_scrollbar(game, tab):
     page.locator("#import").wait_for(state="attached")
     assert page.evaluate("document.querySelector('#sheet').scrollWidth - document.querySelector('#sheet').clientWidth") <= 0
     assert page.locator("#import").bounding_box()["width"] <= 1
+
+
+def test_the_end_stands_on_a_panel(game, tab):
+    page = tab()
+    story = begin(game, page, settings={"authored": False, "length": 2})
+    for scene in (2, 3):
+        page.keyboard.press("1")
+        written(page, scene)
+    page.locator(".fin").wait_for()
+    looks = "e => ['backgroundColor', 'borderTopColor', 'boxShadow'].map(name => getComputedStyle(e)[name])"
+    assert page.locator(".more").evaluate(looks) == page.locator(".box").evaluate(looks)
+    page.get_by_role("button", name="Go on with the model").click()
+    written(page, 4)
+    page.locator(".choice").first.wait_for()
+    assert page.locator(".fin").count() == 0 and len(game.client.get(f"/stories/{story}/tree").json()["nodes"]) == 4

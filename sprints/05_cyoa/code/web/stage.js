@@ -93,6 +93,7 @@ function showChoices(node) {
   parts.free.hidden = !visible;
   parts.words.placeholder = play.byHand(node) ? "Or in your own words: the model goes on …" : "Or in your own words …";
   parts.more.replaceChildren();
+  parts.more.classList.toggle("over", ready && node.ending);
   if (visible) parts.more.append(button("next", "Go on", () => play.onward()));
   if (visible && node.actor !== "author") parts.more.append(button("dice", "Other choices", () => play.reroll()));
   if (ready && node.ending) {
