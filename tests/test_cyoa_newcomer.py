@@ -1,5 +1,7 @@
 """What somebody who plays CYOA for the first time met: in a real Chromium, on the real server with the pocket model behind it."""
 
+import pytest
+
 from tests.cyoa_game import written
 
 pytest_plugins = ["tests.cyoa_browser"]
@@ -63,3 +65,17 @@ def test_the_end_stands_on_a_panel(game, tab):
     written(page, 4)
     page.locator(".choice").first.wait_for()
     assert page.locator(".fin").count() == 0 and len(game.client.get(f"/stories/{story}/tree").json()["nodes"]) == 4
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_the_choices_are_in_sight(game, tab, width):
+    page = tab(width, 780)
+    begin(game, page, settings={"authored": False})
+    page.locator("#words").fill("wait")
+    page.keyboard.press("Enter")
+    written(page, 2)
+    page.get_by_role("button", name="Retry").wait_for()
+    boxes = [button.bounding_box() for button in page.locator(".tools button").all()]
+    assert len(boxes) == 5 and len({box["y"] for box in boxes}) == 1
+    assert boxes[-1]["x"] + boxes[-1]["width"] <= width and page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".box").bounding_box()["y"] < 780 / 4
