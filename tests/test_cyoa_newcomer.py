@@ -79,3 +79,15 @@ def test_on_a_phone_the_choices_are_in_sight(game, tab, width):
     assert len(boxes) == 5 and len({box["y"] for box in boxes}) == 1
     assert boxes[-1]["x"] + boxes[-1]["width"] <= width and page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".box").bounding_box()["y"] < 780 / 4
+
+
+@pytest.mark.parametrize("name", ["Nobody Tell the Captain", "A story of your own"])
+def test_the_button_that_begins_is_in_sight(game, tab, name):
+    page = tab(1280, 757)
+    page.goto(game.base)
+    page.get_by_role("button", name=name).click()
+    button = page.get_by_role("button", name="Begin the story")
+    button.wait_for()
+    button.evaluate("() => { document.querySelector('#sheet').scrollTop = 0; }")
+    box, dialog = button.bounding_box(), page.locator("#sheet").bounding_box()
+    assert box["y"] + box["height"] + 8 <= dialog["y"] + dialog["height"]

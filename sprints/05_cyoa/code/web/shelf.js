@@ -90,7 +90,7 @@ async function ownStory() {
     const hero = { name: name.value.trim() || "Aki", pronouns: pronouns.value.trim() || "they/them" };
     begin({ prompt: prompt.value.trim(), genre: genre.value, hero }, start);
   };
-  const fields = [field("How does it begin?", prompt, "Your words are the first scene. From there a small model goes on, and it wanders."), field("Genre", genre),
+  const fields = [field("How does it begin?", prompt, "Your words are the first scene; a small model goes on from there."), field("Genre", genre),
     el("div", { class: "two" }, field("Your name", name), field("Pronouns", pronouns))];
   sheet("A story of your own", [art, el("form", { class: "form", onsubmit: submit }, fields, start)], { kind: "cover" });
 }
