@@ -168,7 +168,9 @@ def test_keys_imports_and_pairs_know_scenes_by_hand(served, client):
     copy = client.post("/stories:import", content=exported.content).json()["story"]["id"]
     node = client.get(f"/stories/{copy}/tree").json()["nodes"][1]
     assert by(node) == BY_HAND and by(turn(client, copy, node)[1]) == BY_HAND
-    markdown = client.get(f"/stories/{story}/export", params={"format": "txt"}).text
+    told = client.get(f"/stories/{story}/export", params={"format": "txt"})
+    assert told.headers["content-disposition"] == 'attachment; filename="the-bell-that-must-not-ring.md"'
+    markdown = told.text
     assert "Written by hand and by the model parrot." in markdown
 
 

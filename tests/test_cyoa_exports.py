@@ -125,3 +125,17 @@ def test_a_story_that_is_not_written_yet_is_exported():
     for name in formats.FORMATS:
         assert export(story, name)
     assert reading.UNWRITTEN in export(story, "txt").decode()
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Who Stole the Sound of Rain?", "who-stole-the-sound-of-rain.md"),
+        ('  Café "; filename=x\r\n', "cafe-filename-x.md"),
+        ("\u96e8", "story.md"),
+        ("a" * 300, "a" * 120 + ".md"),
+    ],
+)
+def test_files_are_named_after_the_title(title, name):
+    story = StoryDocument(title, "cozy", Person("Rin", "she/her"), (Page("1", None, "Rain."),), "1")
+    assert formats.file_name(story, "txt") == name and formats.file_name(story, "epub") == name[:-2] + "epub"

@@ -91,3 +91,14 @@ def test_the_button_that_begins_is_in_sight(game, tab, name):
     button.evaluate("() => { document.querySelector('#sheet').scrollTop = 0; }")
     box, dialog = button.bounding_box(), page.locator("#sheet").bounding_box()
     assert box["y"] + box["height"] + 8 <= dialog["y"] + dialog["height"]
+
+
+def test_exports_say_what_they_hold(game, tab):
+    page = tab()
+    begin(game, page)
+    page.get_by_role("button", name="Export").click()
+    told = page.locator(".exports").inner_text()
+    assert told.count("every scene you have visited") == 5 and "every branch" not in told and "for Inky" in told
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Markdown").click()
+    assert saved.value.suggested_filename == "who-stole-the-sound-of-rain.md"

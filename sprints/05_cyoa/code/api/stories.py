@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from shared.errors import UserError
 
-from ..exports.formats import export, import_story
+from ..exports.formats import export, file_name, import_story
 from ..scenarios import Person, Scenario, Scene
 from . import shapes
 from .authored import next_scene
@@ -130,9 +130,9 @@ def routes(store: Store, generations: Generations, scenarios: Sequence[Scenario]
 
     @router.get("/stories/{story_id}/export", response_class=Response)
     def export_story(story_id: UUID, format: Literal["json", "txt", "twee", "ink", "epub", "html"] = "json") -> Response:
-        content = export(store.document(str(story_id)), format)
-        name = f"story-{str(story_id)[:8]}.{'md' if format == 'txt' else format}"
-        return Response(content, media_type=MEDIA[format], headers={"Content-Disposition": f'attachment; filename="{name}"'})
+        document = store.document(str(story_id))
+        named = {"Content-Disposition": f'attachment; filename="{file_name(document, format)}"'}
+        return Response(export(document, format), media_type=MEDIA[format], headers=named)
 
     @router.post("/stories:import", status_code=201, openapi_extra={"requestBody": {"content": {"application/json": {}}}})
     async def import_document(request: Request) -> StartedStory:

@@ -1,7 +1,9 @@
-"""A story as a file, and a file as a story: the two functions that the API calls."""
+"""A story as a file, and a file as a story: the functions that the API calls."""
 
 import io
+import re
 import stat
+import unicodedata
 import zipfile
 import zlib
 from pathlib import PurePosixPath
@@ -28,6 +30,13 @@ def export(story: StoryDocument, format: str) -> bytes:
         return epub.write(story, read)
     texts = {"txt": lambda: markdown.write(read), "ink": lambda: ink.write(read), "html": lambda: playable.write(story, read)}
     return texts.get(format, lambda: twee.write(story, read))().encode()
+
+
+def file_name(story: StoryDocument, format: str) -> str:
+    """The story's title in plain lower-case letters, with the ending of the format."""
+    ascii_title = unicodedata.normalize("NFKD", story.title).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_title)[:NAME].strip("-")
+    return f"{slug or 'story'}.{'md' if format == 'txt' else format}"
 
 
 def import_story(content: bytes) -> StoryDocument:

@@ -7,12 +7,12 @@ import { sheet } from "./sheet.js";
 import { attempt, toast } from "./toast.js";
 
 const FORMATS = [
-  ["html", "A page that plays", "one file with every branch, plays without this server"],
-  ["epub", "EPUB", "every branch, as a book with links"],
-  ["txt", "Markdown", "the way you took, and every branch after it"],
-  ["twee", "Twee 3", "every branch, for Twine"],
-  ["ink", "ink", "every branch, for inklewriter tools"],
-  ["json", "JSON", "everything, to import again"],
+  ["html", "A page that plays", "one file with every scene you have visited, plays without this server"],
+  ["epub", "EPUB", "every scene you have visited, as a book with links"],
+  ["txt", "Markdown", "the way you took, then every scene you have visited"],
+  ["twee", "Twee 3", "every scene you have visited, for Twine"],
+  ["ink", "ink", "every scene you have visited, for Inky"],
+  ["json", "JSON", "the same with memory, cards and settings, to import again"],
 ];
 
 const when = (time) => new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
