@@ -139,3 +139,9 @@ def test_a_story_that_is_not_written_yet_is_exported():
 def test_files_are_named_after_the_title(title, name):
     story = StoryDocument(title, "cozy", Person("Rin", "she/her"), (Page("1", None, "Rain."),), "1")
     assert formats.file_name(story, "txt") == name and formats.file_name(story, "epub") == name[:-2] + "epub"
+
+
+def test_a_book_says_in_words_who_wrote_it():
+    pages = [Page(n, None, "Rain.", actor=a, model_version=v) for n, a, v in (("1", "player", None), ("2", "model", "shipped"))]
+    story = StoryDocument("Rain", "cozy", Person("Rin", "she/her"), tuple(pages), "1")
+    assert book(story).about.endswith("Written by the player and by the model that comes with the game.")

@@ -102,3 +102,30 @@ def test_exports_say_what_they_hold(game, tab):
     with page.expect_download() as saved:
         page.get_by_role("link", name="Markdown").click()
     assert saved.value.suggested_filename == "who-stole-the-sound-of-rain.md"
+
+
+def test_words_for_the_model_a_bad_link_and_nothing_found(game, tab, monkeypatch):
+    monkeypatch.setattr(game.engine, "model_version", "shipped")
+    page = tab()
+    begin(game, page, settings={"authored": False})
+    page.keyboard.press("1")
+    written(page, 2)
+    assert page.locator(".by").inner_text() == "Written by the model that comes with the game"
+    page.get_by_role("button", name="What the model saw").click()
+    page.get_by_text("read by the model that comes with the game").wait_for()
+    for link in ("nonsense", "00000000-0000-4000-8000-000000000000"):
+        page.goto(f"{game.base}/#/story/{link}")
+        told = page.locator(".toast")
+        told.get_by_text("There is no such story.").wait_for()
+        page.locator(".card").first.wait_for()  # the shelf is there
+        assert page.url.endswith("#/") and "UUID" not in told.inner_text()
+        told.get_by_role("button", name="Your stories").click()
+        page.locator("#sheet-title", has_text="Your stories").wait_for()
+        page.keyboard.press("Escape")
+    cards = page.locator(".card").count()
+    page.get_by_role("button", name="Arena").click()
+    page.get_by_label("Search").fill("zeppelin zebra")
+    page.get_by_text("Try one short word").wait_for()
+    page.get_by_role("button", name="Show every story").click()
+    page.locator(".card").first.wait_for()
+    assert page.locator(".card").count() == cards and page.get_by_label("Search").input_value() == ""

@@ -82,10 +82,15 @@ def book(story: StoryDocument) -> Book:
 
 def _writers(story: StoryDocument) -> str:
     """By whom the scenes were written, in the order in which they first come."""
-    names = {"author": "by hand", "player": "by the player"}
-    written = (page for page in story.pages if line(page.text))
-    found = list(dict.fromkeys(names.get(p.actor) or line(f"by the model {p.model_version or ''}") for p in written))
+    found = list(dict.fromkeys(_writer(page) for page in story.pages if line(page.text)))
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found or ["by nobody yet"])
+
+
+def _writer(page: Page) -> str:
+    if page.actor != "model":
+        return "by hand" if page.actor == "author" else "by the player"
+    shipped = page.model_version == "shipped"
+    return "by the model that comes with the game" if shipped else line(f"by the model {page.model_version or ''}")
 
 
 def _counted(pages: list[Page]) -> list[tuple[int, Page]]:

@@ -3,11 +3,14 @@
 import { button, el, field, paragraphs } from "./dom.js";
 import { closeSheet, sheet } from "./sheet.js";
 
+/** A model by its version, in words. */
+export const modelName = (version) => (version === "shipped" ? "the model that comes with the game" : `the model ${version}`);
+
 /** Who wrote a scene; nothing while that is not known yet. */
 export function byline(node) {
   if (node.actor === "author") return "Written by hand";
   if (node.actor === "player") return "Written by you";
-  return node.model_version ? `Written by the model ${node.model_version}` : "";
+  return node.model_version ? `Written by ${modelName(node.model_version)}` : "";
 }
 
 /** The sheet in which a player puts a scene in their own words. */

@@ -2,6 +2,7 @@
 
 import { call, get } from "./api.js";
 import { button, el, field } from "./dom.js";
+import { modelName } from "./log.js";
 import { sheet } from "./sheet.js";
 import { attempt, toast } from "./toast.js";
 
@@ -69,7 +70,7 @@ export async function seen(play) {
   const meter = el("meter", { min: "0", max: String(context.budget), value: context.tokens, "aria-label": "Tokens used" });
   const version = play.node.model_version;
   sheet("What the model saw", [
-    el("p", {}, `${context.tokens} of ${context.budget} tokens${version ? `, read by ${version}` : ""}. What does not fit is left out, oldest first.`), meter,
+    el("p", {}, `${context.tokens} of ${context.budget} tokens${version ? `, read by ${modelName(version)}` : ""}. What does not fit is left out, oldest first.`), meter,
     context.messages.map((message) => [el("h3", {}, ROLES[message.role] || message.role), el("pre", { tabindex: "0" }, message.content)]),
   ]);
 }

@@ -1,9 +1,20 @@
 /* A story being played: the tree that only grows, where the player is, and the scene that is being written. */
 
 import { call, follow, get, key } from "./api.js";
+import { el } from "./dom.js";
+import { allSaves } from "./saves.js";
 import { attempt, complain, toast } from "./toast.js";
 
 const WRITING = ["queued", "running"];
+
+/** A link to no story: a bad id, or a story that was put away. */
+function absent(problem) {
+  if (![404, 422].includes(problem.status)) throw problem;
+  const link = el("button", { type: "button", class: "pill", onclick: () => { note.remove(); allSaves(); } }, "Your stories");
+  const note = toast("There is no such story. Here is the shelf; what you put away waits in your stories.", { error: true });
+  note.append(link);
+  return null;
+}
 
 export class Play {
   /** `view` gets told: changed(node), streamed(node), finished(node). */
@@ -37,7 +48,7 @@ export class Play {
   async open(id) {
     this.close();
     this.opening = id;
-    const tree = await attempt(() => get(`/stories/${id}/tree`));
+    const tree = await attempt(() => get(`/stories/${id}/tree`).catch(absent));
     if (this.opening !== id) return true; // the player is elsewhere by now
     if (!tree) return false;
     this.story = tree.story;

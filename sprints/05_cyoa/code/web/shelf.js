@@ -2,6 +2,7 @@
 
 import { call, get, key } from "./api.js";
 import { $, button, el, field } from "./dom.js";
+import { modelName } from "./log.js";
 import { MOODS, moodOf, scenery } from "./moods.js";
 import { recent } from "./saves.js";
 import { sheet } from "./sheet.js";
@@ -55,7 +56,13 @@ function filter() {
     const text = `${scenario.title} ${scenario.genre} ${scenario.summary} ${scenario.hero.name}`.toLowerCase();
     return (mood === "all" || moodOf(scenario.genre) === mood) && words.every((word) => text.includes(word));
   });
-  $("#cards").replaceChildren(...found.map(card));
+  const all = () => {
+    $("#search").value = "";
+    $(".moods button").click();
+  };
+  const none = el("li", { class: "none" }, el("p", {}, "Nothing on the shelf has all of that. Try one short word, or write a story of your own."),
+    el("button", { type: "button", class: "pill", onclick: all }, "Show every story"));
+  $("#cards").replaceChildren(...(found.length > 0 ? found.map(card) : [none]));
   $("#found").textContent = found.length === 1 ? "1 story to begin" : `${found.length} stories to begin`;
 }
 
@@ -126,5 +133,5 @@ export async function showShelf() {
   scenarios = answer.scenarios;
   filter();
   const model = await get("/model").catch(() => null);
-  if (model) $("#model").textContent = `The ways through a story were written by hand. Where you leave them, the model ${model.version} goes on (engine ${model.engine}), and small models wander.`;
+  if (model) $("#model").textContent = `The ways through a story were written by hand. Where you leave them, ${modelName(model.version)} goes on (engine ${model.engine}), and small models wander.`;
 }
