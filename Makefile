@@ -91,3 +91,6 @@ define step_rule
 	$$(RUN) run $$* $(1) --device $$(DEVICE) $$($(1)_input) $$(ARGS)
 endef
 $(foreach step,$(STEPS),$(eval $(call step_rule,$(step))))
+
+.DEFAULT:
+	@echo "error: there is no target $@; make help lists them all" >&2; exit 2

@@ -2,13 +2,17 @@
 
 import sys
 
+from shared.errors import UserError
 
-def _quietly(kind, error, trace) -> None:
-    """Ctrl-C while a program still imports its libraries ends it without a traceback; afterwards runlog.launch sees to it."""
-    if issubclass(kind, KeyboardInterrupt):
+
+def _in_one_line(kind, error, trace) -> None:
+    """What ends a program: without a traceback an error that the user can mend, and Ctrl-C while libraries are imported."""
+    if issubclass(kind, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-sys.excepthook = _quietly
+sys.excepthook = _in_one_line

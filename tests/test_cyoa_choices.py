@@ -99,13 +99,16 @@ def test_a_story_that_may_not_end_yet_goes_on(end, size):
         assert written(by_itself, ending=True) == storytext.Draft("You are home at last.", (), True)
 
 
-def test_missing_choices_are_asked_for_one_line_at_a_time():
+def test_missing_choices_are_asked_for_in_one_go():
     engine = Scripted("Rain falls on the bridge.\n\n> Run\n> run!", " Wait under the bridge")
     assert written(engine).choices == ("Run", "Wait under the bridge")
     first, second = engine.asked
-    assert second.prefix == "Rain falls on the bridge.\n\n> Run\n>" and second.stop == ("\n",)
+    assert second.prefix == "Rain falls on the bridge.\n\n> Run\n>" and second.max_tokens == 24
     assert first.messages == ASKED.messages  # for a choice the new scene is enough: the story before it would be read again
     assert second.messages == [{"role": "user", "content": "> Open the door"}]
+    engine = Scripted("Rain falls on the bridge.", [" Open the door\n> Hide\nin the rain\n> Call out", " Call out"])
+    assert written(engine).choices == ("Hide", "Call out")
+    assert [request.max_tokens for request in engine.asked] == [150, 48, 24]  # two, and the one that was the choice just taken
 
 
 @pytest.mark.parametrize("line", ["", "Open the door", "x" * 200, base.UpstreamDown("gone")])

@@ -163,11 +163,12 @@ def test_prompts_for_people_are_spread_over_the_stories():
     assert evaluate.spread(9, 3) == [0, 4, 8] and evaluate.spread(2, 24) == [0, 1]
 
 
-def test_samples_are_as_many_as_asked_for_where_stories_end_early(monkeypatch):
-    monkeypatch.setattr(generate, "open_engine", lambda *_: Parrot("Then it was over.\n\nThe end."))
+def test_samples_end_with_their_last_scene_where_the_model_would_end_early(monkeypatch):
+    monkeypatch.setattr(generate, "open_engine", lambda *_: Parrot("Then it was all over.\n\nThe end."))
     args = generate.Args(stories=2, turns=3)
     told = asyncio.run(generate._all(args, models.POCKET, "parrot", storytext.estimate))
-    assert [len(story.drafts) for story in told] == [1] * 6 and len({story.title for story in told}) == 6
+    assert [[draft.ending for draft in story.drafts] for story in told] == [[False, False, True]] * 2
+    assert len({story.title for story in told}) == 2
 
 
 def test_scenes_through_the_engine_have_valid_choices(data):

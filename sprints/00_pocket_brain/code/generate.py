@@ -74,7 +74,9 @@ def main(args: Args) -> dict | None:
     if args.prompt is not None:
         loaded = models.load(args.model, args.device)
         console.print(str(loaded), style="dim")
-        write(loaded, args, args.prompt, args.plain)
+        _, ended = write(loaded, args, args.prompt, args.plain)
+        if not ended:
+            console.print(f"[cut at {args.max_new_tokens} tokens: --max-new-tokens takes more]", style="dim")
         return None
     if args.smoke:
         args.max_new_tokens = 8

@@ -198,7 +198,4 @@ def history(folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    try:
-        Pretraining(Path(sys.argv[1]), sys.argv[2]).run()
-    except UserError as problem:
-        raise SystemExit(f"error: {problem}") from None
+    Pretraining(Path(sys.argv[1]), sys.argv[2]).run()

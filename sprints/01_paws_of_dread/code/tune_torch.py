@@ -243,7 +243,4 @@ def work(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        work(Path(sys.argv[1]))
-    except UserError as problem:
-        raise SystemExit(f"error: {problem}") from None
+    work(Path(sys.argv[1]))

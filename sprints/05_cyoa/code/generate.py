@@ -9,7 +9,7 @@ make cyoa-generate ARGS=--smoke                                 two short scenes
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +42,7 @@ class Args(runlog.Args):
     engine: Literal["auto", "fast", "hf", "mlx"] = "auto"
     """auto, fast, hf or mlx."""
     stories: int = 6
-    """Of the samples; more where the model ends some early, so that there are stories x turns scenes."""
+    """Of the samples."""
     turns: int = 4
     """Scenes per story; the last one is asked to be the ending."""
     tokens: int = 160
@@ -70,16 +70,17 @@ async def write(
     begun: Sequence[storytext.Turn],
     seed: int,
 ) -> Story:
-    """A story of `turns` scenes that goes on from `begun`; the choice taken is drawn. It stops early where the model ends it."""
+    """A story of `turns` scenes that goes on from `begun`, the last of them its ending; the choices taken are drawn."""
     rng, turns = random.Random(seed), list(begun)
     story = Story(title, world, [], [])
     for at in range(args.turns):
         messages = storytext.messages(world, turns, count)
         request = Request(messages, args.tokens, args.temperature, seed=seed + at)
-        *_, draft = [part async for part in choices.scene(engine, request, world.genre, ending=at == args.turns - 1 > 0)]
+        last = at == args.turns - 1
+        *_, draft = [part async for part in choices.scene(engine, request, world.genre, ending=last and at > 0, may_end=last)]
         assert isinstance(draft, storytext.Draft)
         story.drafts.append(draft)
-        if draft.ending or at == args.turns - 1:
+        if last:
             break
         story.taken.append(rng.choice(draft.choices))
         turns.append(storytext.Turn(draft.scene, story.taken[-1]))
@@ -124,17 +125,14 @@ def main(args: Args) -> dict:
 
 
 async def _all(args: Args, place: Path, name: str, count: storytext.Count) -> list[Story]:
-    """Stories until there are as many scenes as were asked for: a model may end a story early."""
-    given, told, left = worlds(args), [], args.stories * args.turns
-    engine = open_engine(args.engine, place, name)
+    """The stories of the samples, each of another world as long as there are any."""
+    engine, given = open_engine(args.engine, place, name), worlds(args)
     try:
-        with runlog.console.status(f"{left} scenes"):
-            while left > 0:
-                at, asked = len(told), replace(args, turns=min(args.turns, left))
-                title, world = given[at % len(given)]
-                told.append(await write(engine, count, asked, title, world, (), 1000 * args.seed + 100 * at))
-                left -= len(told[-1].drafts)
-        return told
+        with runlog.console.status(f"{args.stories * args.turns} scenes"):
+            return [
+                await write(engine, count, args, *given[at % len(given)], (), 1000 * args.seed + 100 * at)
+                for at in range(args.stories)
+            ]
     finally:
         await engine.close()
 
@@ -203,8 +201,7 @@ def _cards() -> set[str]:
 
 def sheet(stories: Sequence[Story], name: Literal["shipped"] | str) -> str:
     """The page of samples, as Markdown."""
-    told = "nothing is selected. An arrow marks the choice that was drawn. A title that comes again is told anew from other draws."
-    parts = ["# Scenes as they came", f"Written by `{name}`; {told}"]
+    parts = ["# Scenes as they came", f"Written by `{name}`; nothing is selected. An arrow marks the choice that was drawn."]
     for number, story in enumerate(stories, 1):
         hero = f"the hero {story.world.hero.name} ({story.world.hero.pronouns})"
         parts.append(f"## {number}. {story.title} ({story.world.genre})")

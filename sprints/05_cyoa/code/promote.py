@@ -285,7 +285,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except UserError as problem:
-        raise SystemExit(f"error: {problem}") from None
+    main(tyro.cli(Args, description=__doc__))

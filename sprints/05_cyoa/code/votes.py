@@ -157,20 +157,17 @@ def agreement(votes: Iterable[Vote]) -> float | None:
 
 def main(files: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), add: Path | None = None, database: str = "") -> None:
     """Rank the systems by the votes in these files; or, with --add PAGE --database URL, let the app ask for the page's pairs."""
-    try:
-        if add:
-            _add(add, database)
-            return
-        votes = read(files)
-        if not (kept := counted(votes)):
-            raise UserError("no vote counts: give files of votes, of raters who pass the checks")
-        for row in bradley_terry.fit(cast(kept), [vote.rater for vote in kept]):
-            console.print(f"{row.model:12} {row.rating:5.0f}  [{row.low:.0f}, {row.high:.0f}]")
-        alpha, out = agreement(kept), inattentive(votes)
-        console.print(f"{len(kept)} votes; not counted for want of attention: {', '.join(sorted(out)) or 'nobody'}")
-        console.print("no pair has two raters: agreement is unknown" if alpha is None else f"Krippendorff's alpha {alpha:.2f}")
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    if add:
+        _add(add, database)
+        return
+    votes = read(files)
+    if not (kept := counted(votes)):
+        raise UserError("no vote counts: give files of votes, of raters who pass the checks")
+    for row in bradley_terry.fit(cast(kept), [vote.rater for vote in kept]):
+        console.print(f"{row.model:12} {row.rating:5.0f}  [{row.low:.0f}, {row.high:.0f}]")
+    alpha, out = agreement(kept), inattentive(votes)
+    console.print(f"{len(kept)} votes; not counted for want of attention: {', '.join(sorted(out)) or 'nobody'}")
+    console.print("no pair has two raters: agreement is unknown" if alpha is None else f"Krippendorff's alpha {alpha:.2f}")
 
 
 def _add(path: Path, database: str) -> None:

@@ -52,10 +52,7 @@ def to_peft(source: Path, target: Path) -> None:
 
 def main(source: tyro.conf.Positional[Path], target: tyro.conf.Positional[Path], /) -> None:
     """Convert the mlx-lm adapter in SOURCE to PEFT's format in TARGET."""
-    try:
-        to_peft(source, target)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    to_peft(source, target)
 
 
 if __name__ == "__main__":
