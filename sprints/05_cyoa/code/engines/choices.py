@@ -3,8 +3,8 @@
     async for part in scene(engine, request, "mecha"):   # pieces of the scene as it is written, then a Draft
 
 The model writes both in one go. Of its choices the valid ones stay: distinct, with a word in them, of at most 80 letters, and not
-the choice just taken. Are there fewer than two, it is asked for the others behind a `>`, and sees for that the new scene without
-the story before it, which would be read anew; what is still missing comes from the deck of the genre.
+the choice just taken. Are there fewer than two, it is asked for one line at a time behind `>`, and sees for that the new scene
+without the story before it, which would be read anew for every line; what is still missing comes from the deck of the genre.
 
 A scene that has to be the ending is closed: where the model does not come to `The end.` by itself, it writes one sentence more that
 begins `In the end,`. One that may not be the ending stops before that mark, wherever it stands, and gets choices like any other.
@@ -68,8 +68,9 @@ async def scene(
         return
     taken = _taken(request)
     found = valid(writer.lines(), [taken])
-    if len(found) < FEWEST:
-        found = await _forced(engine, request, written, found, [taken], FEWEST)
+    wanted = 1 if writer.ending else FEWEST  # a model that had come to the end has little more to offer than the deck
+    if len(found) < wanted:
+        found = await _forced(engine, request, written, found, [taken], wanted)
     yield Draft(written, _filled(found, genre, [taken], written))
 
 
@@ -171,36 +172,19 @@ class _Writer:
 async def _forced(
     engine: Engine, request: Request, scene: str, found: tuple[str, ...], avoid: list[str], wanted: int
 ) -> tuple[str, ...]:
-    """Ask for the choices that are missing, all in one go, and again for those that were none."""
+    """Ask for the missing choices one line at a time, each at most twice."""
     for attempt in range(2 * (wanted - len(found))):
         prefix = "\n".join([scene, "", *(f"> {choice}" for choice in found), ">"])
-        missing, warmer = (
-            wanted - len(found),
-            request.temperature + 0.2 * attempt,
-        )  # what was no choice at first shall not come again
-        asked = replace(request, messages=_short(request), prefix=prefix, max_tokens=24 * missing, temperature=warmer)
-        lines = await _lines(engine, _reseeded(asked, 2 + attempt), missing)
-        if lines is None:
+        warmer = request.temperature + 0.2 * attempt  # what was no choice at first shall not come again
+        asked = replace(request, messages=_short(request), prefix=prefix, max_tokens=24, stop=("\n",), temperature=warmer)
+        line = await _line(engine, _reseeded(asked, 2 + attempt))
+        if line is None:
             break
-        found = valid([*found, *lines], avoid)[:wanted]
-        if len(found) == wanted:
+        if line.finish == "stop":
+            found = valid([*found, line.text], avoid)
+        if len(found) >= wanted:
             break
     return found
-
-
-async def _lines(engine: Engine, request: Request, count: int) -> list[str] | None:
-    """So many choices, at most, as the answer to a prompt that ends with `>`; None where the engine fails."""
-    text, finish = ">", None
-    try:
-        async with aclosing(engine.submit(request)) as pieces:
-            async for piece in pieces:
-                text, finish = text + piece.text, piece.finish
-                if text.count("\n") >= count:
-                    break
-    except EngineError:
-        return None
-    lines = text.split("\n")
-    return [line for line in (lines if finish == "stop" else lines[:-1]) if line.startswith(">")]
 
 
 async def _last_words(engine: Engine, request: Request, written: str) -> Piece:
