@@ -102,7 +102,7 @@ def test_ctrl_c_leaves_nothing(server, cache):
 
 def test_full_disk_leaves_nothing(server, cache):
     with start("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))", server + "/file") as process:
-        assert "DataError: cannot download set/file ([Errno 27]" in process.communicate(timeout=10)[1]
+        assert "error: cannot download set/file ([Errno 27]" in process.communicate(timeout=10)[1]
     assert os.listdir(cache / "set") == []
 
 

@@ -260,7 +260,7 @@ def test_a_process_that_writes_a_submission_cannot_open_the_answers(attempt, tmp
     path = write(tmp_path, GOOD, "titanic3.csv")
     assert in_a_process(ATTEMPTS[attempt], str(path)).returncode == 0
     locked = in_a_process(f"submission.lock(); {ATTEMPTS[attempt]}", str(path))
-    assert locked.returncode == 1 and "LeakError: titanic3 holds Kaggle's answers" in locked.stderr
+    assert locked.returncode == 1 and "error: titanic3 holds Kaggle's answers" in locked.stderr
 
 
 def test_a_process_that_has_read_the_answers_writes_no_submission():
