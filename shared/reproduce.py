@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,8 @@ def table(rows: list[tuple[str, str, str, str, str]], report: dict | None) -> st
 
 def clone() -> None:
     """The last commit, in TREE. Raises UserError where this is no git repository."""
+    if not shutil.which("git"):
+        raise UserError("git is not installed: reproduce clones the last commit with it")
     with replaced(TREE) as part:
         made = subprocess.run(["git", "clone", "--quiet", str(ROOT), str(part)], capture_output=True, text=True)
         if made.returncode:
