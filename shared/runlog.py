@@ -68,6 +68,11 @@ class Args:
     mlflow: bool = True
     """Mirror the run to MLflow (MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)."""
 
+    @property
+    def toys(self) -> Path:
+        """Where a smoke run puts its reports, and its models and data: never where those of a full run are."""
+        return self.out or ROOT / "runs" / "smoke"
+
 
 def launch(main: Callable, args_type: type[Args]) -> None:
     """Parse the command line into `args_type` and call `main`. A full disk and Ctrl-C are one line, as a UserError is by itself."""
@@ -104,8 +109,10 @@ def changed(args: Args) -> list[str]:
 
 def home(args: Args, sprint: Path) -> Path:
     """The folder of a sprint's reports: results/ for the published run, that is, for the defaults, or what --out says."""
-    if args.out or args.smoke or changed(args):
-        return (args.out or ROOT / "runs" / ("smoke" if args.smoke else "custom")) / sprint.name
+    if args.smoke:
+        return args.toys / sprint.name
+    if args.out or changed(args):
+        return (args.out or ROOT / "runs" / "custom") / sprint.name
     return sprint / "results"
 
 

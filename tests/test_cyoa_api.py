@@ -117,7 +117,7 @@ def test_a_story_from_a_prompt_and_its_beginning_again(client):
     assert client.get(f"/nodes/{root['id']}/context").json()["messages"] == []
     node = turn(client, made["story"], root)
     seen = str(client.get(f"/nodes/{node['id']}/context").json())
-    assert seen.count("umbrella") == 2 and "One day < |end|> it rains." in seen  # as the memory and as the scene
+    assert seen.count("an umbrella shop") == 2 and "One day < |end|> it rains." in seen  # as the memory and as the scene
     again = client.post(f"/stories/{made['story']['id']}/nodes", json={"kind": "retry"}).json()["node"]
     assert again["parent_id"] is None and events(client.get(f"/nodes/{again['id']}/stream").text)[-1][0] == "done"
     again = client.get(f"/nodes/{again['id']}").json()

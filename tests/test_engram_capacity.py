@@ -67,6 +67,6 @@ def test_the_aim_is_judged_by_the_lower_end(found, verdict, tmp_path):
 
 
 def test_run_at_toy_size(tmp_path):
-    report = capacity.run(evaluate.Args(smoke=True, out=tmp_path, processes=1))
+    report = capacity.run(evaluate.Args(smoke=True, out=tmp_path, jobs=1))
     assert {"capacity_lora_x1_8", "capacity_engram_x1_8", "capacity_stored_engram_x1_8"} < set(report["metrics"])
     assert len(report["metrics"]["capacity_engram_x1_8"]["values"]) == 2 and report["figures"]

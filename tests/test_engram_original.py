@@ -53,7 +53,7 @@ def test_settings_of_the_original():
 
 
 def test_original_at_toy_size(tmp_path):
-    args = evaluate.Args(smoke=True, quick=True, out=tmp_path, processes=1)
+    args = evaluate.Args(smoke=True, quick=True, out=tmp_path, jobs=1)
     report = original.run(args, training.Recipe("lora", 1e-2, steps=2, batch=2))
     keys = {"original_protocol_accuracy_base", "original_protocol_accuracy_tuned", "original_leak_in_train"}
     assert keys < set(report["metrics"]) and len(report["claims"]) == 3
@@ -70,7 +70,7 @@ def test_every_variant_changes_one_thing_within_the_budget():
 
 
 def test_ablations_at_toy_size(tmp_path):
-    args = evaluate.Args(smoke=True, out=tmp_path, seeds=(0, 1), processes=1)
+    args = evaluate.Args(smoke=True, out=tmp_path, seeds=(0, 1), jobs=1)
     report = ablations.run(args, training.Recipe("engram", 1e-2, steps=2, batch=2))
     metrics = report["metrics"]
     assert {"ablation_recall_default", "ablation_equal_no_guard", "ablation_perplexity_convolution"} < set(metrics)

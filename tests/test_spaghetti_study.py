@@ -162,7 +162,7 @@ def run(args, folder):
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "HOME", tmp_path / "home")
-    args, jobs = study.Args(workers=1, mlflow=False), [tiny(seed=seed) for seed in range(3)]
+    args, jobs = study.Args(jobs=1, mlflow=False), [tiny(seed=seed) for seed in range(3)]
     trained, learn = [], learning.learn
 
     def stopped(one, device):
@@ -196,7 +196,7 @@ from pathlib import Path
 from shared import runlog
 
 study = import_module("sprints.02_spaghettinet.code.study")
-study.HOME, args = Path(sys.argv[1]), study.Args(workers=2, mlflow=False)
+study.HOME, args = Path(sys.argv[1]), study.Args(jobs=2, mlflow=False)
 run = runlog.Run(args, study.__file__, "test", title="t", objective="o", setup={})
 study.measured(run, args, "test")([study.Job("digits", "constant_fan_in", 0.9, 4e-3, seed, 32, 2, 16, 128) for seed in range(3)])
 print("trained", flush=True)

@@ -59,7 +59,7 @@ def same_tokenizer(folder: Path, brain) -> None:
 
 def corpus_folder(args: Args, brain) -> Path:
     """The corpus that trained, or at smoke size a small one with the same tokenizer."""
-    folder = (args.out or ROOT / "runs" / "smoke") / "pocket-eval" / "corpus" if args.smoke else corpus.FOLDER
+    folder = args.toys / "pocket-eval" / "corpus" if args.smoke else corpus.FOLDER
     corpus.build(folder, smoke=args.smoke, brain=brain)
     same_tokenizer(folder, brain)
     return folder

@@ -19,7 +19,6 @@ from shared import data, runlog
 from shared.environment import describe_machine
 from shared.errors import UserError
 from shared.processes import torchrun
-from shared.sprints import ROOT
 
 from . import scaling
 from .batches import Settings
@@ -101,7 +100,7 @@ def main(args: Args) -> dict:
     if args.processes < 0 or args.seed < 0:
         raise UserError("--processes and --seed must be at least 0")
     runlog.check_only(args.only, EXPERIMENTS)
-    base = (args.out or ROOT / "runs" / "smoke") / "pocket" if args.smoke else RUNS
+    base = args.toys / "pocket" if args.smoke else RUNS
     if args.smoke:
         args.processes = 1
         shutil.rmtree(base, ignore_errors=True)

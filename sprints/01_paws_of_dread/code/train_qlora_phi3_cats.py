@@ -140,7 +140,7 @@ def main(args: Args) -> dict:
     base = RUNS
     if args.smoke:
         args.seeds, args.epochs = args.seeds[:2], 1
-        base = (args.out or ROOT / "runs" / "smoke") / "cats"
+        base = args.toys / "cats"
         shutil.rmtree(base, ignore_errors=True)
     return {name: EXPERIMENTS[name](args, base) for name in chosen}
 

@@ -56,7 +56,7 @@ SIZES = {
 class Args(runlog.Args):
     """What is compared. The same for train and eval: eval reads what train has stored, and trains what is missing."""
 
-    aside = ("workers",)
+    aside = ("jobs",)
 
     only: tuple[str, ...] = ()
     """Which sets: digits, mnist, fashion_mnist. Naming a set downloads it. When none is named: those that are on this machine,
@@ -67,21 +67,21 @@ class Args(runlog.Args):
     """Learning rates, ascending, that every net is tuned over, on validation rows; more where the best is the first or last."""
     seeds: int = 0
     """Trainings of every net with its tuned rate; 0: ten of the digits, each with another split, five of a large set."""
-    workers: int = 0
+    jobs: int = 0
     """Trainings at a time, each on one thread; 0: as many as this process may use cores (1 on a GPU)."""
 
 
 def prepare(args: Args) -> list[str]:
     """Check the settings, make them small where --smoke asks for it, and say which sets are compared."""
     runlog.check_only(args.only, images.SETS)
-    if args.seeds < 0 or args.seeds == 1 or args.workers < 0:
-        raise UserError("--seeds must be 0 or at least 2, --workers at least 0")
+    if args.seeds < 0 or args.seeds == 1 or args.jobs < 0:
+        raise UserError("--seeds must be 0 or at least 2, --jobs at least 0")
     if not args.sparsities or not all(0 < sparsity < 1 for sparsity in args.sparsities):
         raise UserError("--sparsities must be between 0 and 1, at least one of them")
     if len(args.rates) < 2 or not all(0 < rate < 1 for rate in args.rates) or sorted(set(args.rates)) != list(args.rates):
         raise UserError("--rates must be at least two numbers between 0 and 1, ascending")
     if args.smoke:
-        args.sparsities, args.rates, args.seeds, args.workers = (0.9,), (4e-3, 8e-3), 2, 1
+        args.sparsities, args.rates, args.seeds, args.jobs = (0.9,), (4e-3, 8e-3), 2, 1
     if args.only:
         for name in args.only:
             images.pixels(name)  # downloads it now, or says that it cannot
@@ -193,8 +193,8 @@ def code() -> str:
 
 
 def train_all(run: runlog.Run, args: Args, jobs: list[Job], places: dict[Job, Path | None], label: str) -> Results:
-    """Train the jobs, the longest first, in as many processes as there are workers."""
-    workers = args.workers or (1 if run.device.kind == "cuda" else len(usable_cpus()))
+    """Train the jobs, the longest first, in as many processes as --jobs says."""
+    workers = args.jobs or (1 if run.device.kind == "cuda" else len(usable_cpus()))
     jobs = sorted(jobs, key=lambda one: (one.arm not in (DENSE, "erdos_renyi", "noodle_dag"), -one.epochs, one.sparsity))
     todo, before = {one: (one, places[one], run.device.kind) for one in jobs}, torch.get_num_threads()
     try:

@@ -28,7 +28,7 @@ JOBS = ROOT / "runs" / "engram" / "jobs"
 class Args(runlog.Args):
     """What is compared, and how long each method trains."""
 
-    aside = ("processes",)
+    aside = ("jobs",)
     devices = ("cpu",)  # whose numbers do not depend on how many jobs run at a time
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -39,14 +39,14 @@ class Args(runlog.Args):
     """Rows per update."""
     quick: bool = False
     """LoRA and Engram with two seeds at one learning rate, the other experiments with one seed."""
-    processes: int = 2
+    jobs: int = 2
     """Jobs at a time, one thread each."""
     only: tuple[str, ...] = ()
     """Which experiments: comparison, ablations, capacity, original (all when not given)."""
 
     def jobs_folder(self) -> Path:
         """Where finished jobs are kept; those of a smoke run beside its results."""
-        return (self.out or ROOT / "runs" / "smoke") / "jobs" if self.smoke else JOBS
+        return self.toys / "jobs" if self.smoke else JOBS
 
 
 def compare(args: Args) -> tuple[dict, dict[str, Recipe]]:
@@ -100,10 +100,10 @@ def main(args: Args) -> dict[str, dict]:
     runlog.check_only(chosen, EXPERIMENTS)
     if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
         raise UserError("--seeds needs at least two different seeds")
-    if min(args.steps, args.batch, args.processes) < 1:
-        raise UserError("--steps, --batch and --processes must be at least 1")
+    if min(args.steps, args.batch, args.jobs) < 1:
+        raise UserError("--steps, --batch and --jobs must be at least 1")
     if args.smoke:
-        args.seeds, args.steps, args.batch, args.processes = args.seeds[:2], 4, 4, 1
+        args.seeds, args.steps, args.batch, args.jobs = args.seeds[:2], 4, 4, 1
     elif args.quick:
         args.seeds = args.seeds[:2]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism

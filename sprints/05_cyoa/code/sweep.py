@@ -112,7 +112,7 @@ def main(args: Args) -> dict:
     base = registry.RUNS
     if args.smoke:
         args.trials, args.epochs = 2, 1
-        base = (args.out or ROOT / "runs" / "smoke") / "cyoa_sweep"
+        base = args.toys / "cyoa_sweep"
         shutil.rmtree(base, ignore_errors=True)
     if args.trials < 1 or args.epochs < 1:
         raise UserError("--trials and --epochs must be at least 1")

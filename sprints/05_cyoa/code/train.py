@@ -215,7 +215,7 @@ def main(args: Args) -> dict:
     base = registry.RUNS
     if args.smoke:
         args.epochs, args.batch = 1, 4
-        base = (args.out or ROOT / "runs" / "smoke") / "cyoa"
+        base = args.toys / "cyoa"
         shutil.rmtree(base, ignore_errors=True)
     chosen = args.only or (EXPERIMENTS if args.smoke else ("training",))
     return {name: fit(args, EXPERIMENTS[name], name, base) for name in chosen}

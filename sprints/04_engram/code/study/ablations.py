@@ -84,7 +84,7 @@ def rates(args: Any, recipe: Recipe, variants: Sequence[Variant]) -> dict[str, f
             for variant in variants
             for rate in (RATES[place] for place in grids[variant.key])
         }
-        done = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "rates of the variants")
+        done = run_jobs(list(wanted.values()), args.jobs_folder(), args.jobs, "rates of the variants")
         for (key, rate), one in wanted.items():
             found[key][rate] = float(recall([done[one.name]]).mean())
         best = {key: max(of_rates, key=of_rates.__getitem__) for key, of_rates in found.items()}
@@ -107,7 +107,7 @@ def run(args: Any, recipe: Recipe) -> dict:
     with runlog.Run(args, __file__, "ablations", title=title, objective=objective, setup=setup, seeds=seeds) as recorded:
         chosen = rates(args, recipe, variants)
         wanted = {one.key: [job(args, recipe, one, chosen[one.key], seed, "test") for seed in seeds] for one in variants}
-        done = run_jobs([one for group in wanted.values() for one in group], args.jobs_folder(), args.processes, "ablations")
+        done = run_jobs([one for group in wanted.values() for one in group], args.jobs_folder(), args.jobs, "ablations")
         found = {key: [done[one.name] for one in group] for key, group in wanted.items()}
         for variant in variants:
             record(recorded, variant, found[variant.key])

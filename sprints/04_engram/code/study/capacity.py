@@ -115,7 +115,7 @@ def tuned(args: Any, sizes: Sequence[Size], parameters: int) -> Rates:
         for rate in RATES[method]
         if size.count <= TUNED
     }
-    found = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "capacity: rates")
+    found = run_jobs(list(wanted.values()), args.jobs_folder(), args.jobs, "capacity: rates")
 
     def best(method: Method, budget: int, count: int) -> float:
         results = {rate: found[wanted[method, budget, min(count, TUNED), rate].name] for rate in RATES[method]}
@@ -137,7 +137,7 @@ def points(args: Any, sizes: Sequence[Size], rates: Rates, parameters: int) -> l
         for (method, budget), n in size.seeds.items()
     ]
     jobs = [one for plan in sorted(plans, key=lambda plan: -plan[2].count * plan[2].passes) for one in plan[3]]
-    found = run_jobs(jobs, args.jobs_folder(), args.processes, "capacity")
+    found = run_jobs(jobs, args.jobs_folder(), args.jobs, "capacity")
     return [Point(method, budget, size, [found[one.name] for one in jobs]) for method, budget, size, jobs in plans]
 
 

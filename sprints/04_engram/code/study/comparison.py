@@ -83,7 +83,7 @@ def tuned(args: Any) -> dict[str, Tuning]:
             for key, rate in new
             for seed in TUNING_SEEDS
         }
-        results = run_jobs(list(wanted.values()), args.jobs_folder(), args.processes, "learning rates")
+        results = run_jobs(list(wanted.values()), args.jobs_folder(), args.jobs, "learning rates")
         for (key, rate, _), one in wanted.items():
             found[key].setdefault(rate, []).append(results[one.name])
         if count == 1:  # one rate is no grid
@@ -146,12 +146,12 @@ def outcomes(args: Any, recipes: Mapping[str, Recipe]) -> Outcomes:
     weights, shortest = (CACHE_WEIGHTS[2:3], CACHE_SHORTEST[:1]) if args.smoke else (CACHE_WEIGHTS, CACHE_SHORTEST)
     settings = [{"weight": weight, "shortest": n} for weight in weights for n in shortest]
     tries = [Job(f"cache {one}", trial.baseline, {"name": "ngram_cache", "group": "dev"} | toy | one) for one in settings]
-    found = run_jobs(tries, args.jobs_folder(), args.processes, "n-gram cache")
+    found = run_jobs(tries, args.jobs_folder(), args.jobs, "n-gram cache")
     best = best_rate({place: [found[one.name]] for place, one in enumerate(tries)})
     options = {key: settings[best] if key == "ngram_cache" else {} for key in BASELINES}
     wanted = {key: [Job(key, trial.baseline, {"name": key, "group": "test"} | toy | more)] for key, more in options.items()} | {
         key: [job(args, replace(one, seed=seed), "test") for seed in args.seeds] for key, one in recipes.items()
     }
-    done = run_jobs([one for jobs in wanted.values() for one in jobs], args.jobs_folder(), args.processes, "methods x seeds")
+    done = run_jobs([one for jobs in wanted.values() for one in jobs], args.jobs_folder(), args.jobs, "methods x seeds")
     results = {key: [done[one.name] for one in jobs] for key, jobs in wanted.items()}
     return Outcomes(results, settings[best], trial.subset(load()) if args.smoke else load())

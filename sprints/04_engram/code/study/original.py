@@ -50,7 +50,7 @@ def run(args: Any, recipe: Recipe) -> dict:
             for name, (one, whole) in settings(recipe, args.smoke).items()
             for seed in seeds
         }
-        done = run_jobs(list(jobs.values()), args.jobs_folder(), args.processes, "original")
+        done = run_jobs(list(jobs.values()), args.jobs_folder(), args.jobs, "original")
         found = {name: [done[jobs[name, seed].name] for seed in seeds] for name in settings(recipe)}
         record(recorded, found)
         tell(recorded, found)
