@@ -86,11 +86,10 @@ def compare(sprint: Sprint, old: Reports, new: Reports) -> list[tuple[str, str, 
     ]
 
 
-def table(rows: list[tuple[str, str, str, str, str]], report: dict | None) -> str:
-    """The rows in Markdown, with machine and commit of one of the new reports."""
-    where = (
-        "" if report is None else f"\nMachine: {report['machine']['cpu']}, commit `{report['git']}`, {report['started'][:10]}.\n"
-    )
+def table(rows: list[tuple[str, str, str, str, str]], new: list[dict]) -> str:
+    """The rows in Markdown, with the machine and the commits of the new reports."""
+    made = dict.fromkeys(f"{one['machine']['cpu']}, commit `{one['git']}`, {one['started'][:10]}" for one in new)
+    where = f"\nMade on {'; '.join(made)}.\n" if made else ""
     lines = ["| sprint | headline | published | again | verdict |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + where
 
@@ -127,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="forget what an earlier call has done")
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md too")
     args = parser.parse_args(argv)
-    console, failed, rows, last = Console(markup=False), [], [], None
+    console, failed, rows, made = Console(markup=False), [], [], []
     if args.again or not TREE.is_dir():
         clone()
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the clone has a store of its own
@@ -141,8 +140,8 @@ def main(argv: list[str] | None = None) -> int:
             if not repeat(command, old[experiments[0]]["device"]["kind"], args.at_most):
                 failed.append(command)
         new = sprint.reports(place)
-        rows, last = rows + compare(sprint, old, new), next(iter(new.values()), last)
-        text = table(rows, last)
+        rows, made = rows + compare(sprint, old, new), [*made, *new.values()]
+        text = table(rows, made)
         write_atomically(TREE.with_suffix(".md"), text.encode())
     if args.write:
         write_atomically(ROOT / "docs" / "reproduction.md", (HEAD + text).encode())

@@ -109,10 +109,8 @@ def changed(args: Args) -> list[str]:
 
 def home(args: Args, sprint: Path) -> Path:
     """The folder of a sprint's reports: results/ for the published run, that is, for the defaults, or what --out says."""
-    if args.smoke:
-        return args.toys / sprint.name
-    if args.out or changed(args):
-        return (args.out or ROOT / "runs" / "custom") / sprint.name
+    if args.out or args.smoke or changed(args):
+        return (args.toys if args.smoke else args.out or ROOT / "runs" / "custom") / sprint.name
     return sprint / "results"
 
 
@@ -195,11 +193,8 @@ class Run:
         """Record a number per seed (or one number). The interval is Student's t over the values unless one is given."""
         if key in self.report["metrics"]:
             raise ValueError(f"metric {key!r} is recorded twice")
-        self.report["metrics"][key] = stats.summary(values, interval) | {
-            "unit": unit,
-            "higher_is_better": higher_is_better,
-            "meaning": meaning,
-        }
+        said = {"unit": unit, "higher_is_better": higher_is_better, "meaning": meaning}
+        self.report["metrics"][key] = stats.summary(values, interval) | said
 
     def compare(
         self, key: str, a: ArrayLike, b: ArrayLike, *, names: tuple[str, str], unit: str = "", test_over_train: float = 0.0

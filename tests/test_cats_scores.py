@@ -6,6 +6,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -45,7 +46,7 @@ def labelled(count=5):
 
 def written(folder, content):
     file = folder / "judges.yaml"
-    file.write_text(content if isinstance(content, str) else judges.yaml.safe_dump(content, sort_keys=False))
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
     return file
 
 

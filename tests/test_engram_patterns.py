@@ -77,7 +77,7 @@ def test_a_broken_entry_is_named(tmp_path, place, value, message):
     ("content", "message"),
     [
         ("leads: [", "is not YAML"),
-        ("patterns: caf\u00e9", "is not YAML in ASCII"),
+        ("patterns: caf\u00e9", "is not YAML in ascii"),
         ("[]", "exactly leads and patterns"),
         ({"leads": LEADS, "patterns": []}, "at least one"),
         ({"leads": LEADS, "patterns": ["word"]}, "entry 1"),

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from shared import docs, runlog, sprints
 from shared.report import read_all
+from tests import warm
 
 ROOT = sprints.ROOT
 SPRINTS = sprints.discover()
@@ -120,11 +121,10 @@ def test_program_explains_itself(sprint, step, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("sprint", "step"), PROGRAMS)
-def test_program_runs_at_smoke_size(sprint, step, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = sprint.command(step, "--smoke", "--out", str(tmp_path))
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+def test_program_runs_at_smoke_size(sprint, step, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ended = warm.run(sprint.module(step), "--smoke", "--out", str(tmp_path), log=tmp_path / "log")
+    assert ended == 0, (tmp_path / "log").read_text()[-6000:]
     written = list(tmp_path.glob("*/*/report.json"))
     assert written
     for path in written:

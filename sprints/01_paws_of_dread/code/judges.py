@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from scipy import stats as scipy_stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +19,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_validate
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from shared.data import read_yaml
 from shared.errors import UserError
 
 from .snippets import FILE as SNIPPETS
@@ -42,18 +42,9 @@ class Rated:
     angst: bool
 
 
-def _yaml(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def read(file: Path = FILE) -> list[Rated]:
     """All labelled texts. Raises UserError that names the row and what is wrong with it."""
-    rows = _yaml(file)
+    rows = read_yaml(file)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file} has no rows: it must be a list of text, cat, angst")
     found = [_checked(row, f"{file.name}, row {number}") for number, row in enumerate(rows, 1)]
@@ -84,7 +75,7 @@ def _checked(row: Any, where: str) -> Rated:
 
 def lexicon(key: Key, file: Path = LEXICON) -> frozenset[str]:
     """The words of the list, in small letters. Raises UserError for a file that has no such list of single words."""
-    lists = _yaml(file)
+    lists = read_yaml(file)
     found = lists.get(key) if isinstance(lists, dict) else None
     if not isinstance(found, list) or not found:
         raise UserError(f"{file.name} has no list {key}")

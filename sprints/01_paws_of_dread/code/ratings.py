@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from shared.data import read_yaml
 from shared.errors import UserError
 from shared.report import write_atomically
 
@@ -143,14 +144,12 @@ def averaged(ratings: Sequence[Rating], mark: str) -> tuple[list[str], list[floa
 
 
 def _parsed(file: Path) -> Any:
-    kind = "JSON" if file.suffix == ".json" else "YAML"
     try:
-        text = file.read_text(encoding="utf-8")
-        return json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+        return json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else read_yaml(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
-        raise UserError(f"{file} is not {kind}: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UserError(f"{file} is not JSON: {' '.join(str(error).split())}") from None
 
 
 def _has(row: Any, keys: Collection[str], where: str) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from shared.data import read_yaml
 from shared.errors import UserError
 
 FILE = Path(__file__).resolve().parents[1] / "data" / "cats.yaml"
@@ -51,12 +50,7 @@ class Snippet:
 
 def read(file: Path = FILE) -> list[Snippet]:
     """All rows. Raises UserError that names the row and what is wrong with it."""
-    try:
-        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    rows = read_yaml(file)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file} has no rows: it must be a list of theme, form, prompt, completion")
     found = [_checked(row, f"{file.name}, row {number}") for number, row in enumerate(rows, 1)]

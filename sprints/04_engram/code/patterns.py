@@ -16,8 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
+from shared.data import read_yaml
 from shared.errors import UserError
 from shared.report import write_atomically
 
@@ -125,12 +124,7 @@ def split(patterns: Sequence[Pattern], seed: int) -> tuple[list[Pattern], list[P
 
 
 def _read(file: Path, category: str) -> tuple[Leads, list[Pattern]]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="ascii"))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML in ASCII: {' '.join(str(error).split())}") from None
+    content = read_yaml(file, "ascii")
     if not isinstance(content, dict) or set(content) != {"leads", "patterns"}:
         raise UserError(f"{file.name}: it needs exactly leads and patterns")
     if not isinstance(content["patterns"], list) or not content["patterns"]:

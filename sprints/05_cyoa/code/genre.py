@@ -9,11 +9,11 @@ stand in no scenario and which no model is trained on. It is tested on human sce
 from collections.abc import Sequence
 
 import numpy as np
-import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from shared.data import read_yaml
 from shared.errors import UserError
 
 from .engines.choices import DECK
@@ -56,7 +56,7 @@ class Moods:
     @classmethod
     def of_cards(cls) -> "Moods":
         """Taught by the choice deck: a genre's name, twice, and its cards."""
-        cards = {genre: cards for genre, cards in yaml.safe_load(DECK.read_text(encoding="utf-8")).items() if genre != "any"}
+        cards = {genre: cards for genre, cards in read_yaml(DECK).items() if genre != "any"}
         return cls([". ".join([genre, genre, *texts]) for genre, texts in cards.items()], list(cards))
 
     @classmethod

@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import yaml
-
+from shared.data import DataError, read_yaml
 from shared.errors import UserError
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "scenarios"
@@ -23,7 +22,6 @@ SOURCE = "progress log of the original project, January 1, 2025"  # where its cl
 FLAT = ("prompt", "response", "choice_a", "choice_b", "genre")  # the columns of the original's table
 Rating = Literal["all", "teen"]
 Ending = Literal["triumph", "bittersweet", "loss", "secret"]
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where the library was built with libyaml
 HELD_OUT = 0.1  # share of the families in test, and in validation
 
 
@@ -97,11 +95,9 @@ def load(folder: Path = DATA) -> list[Scenario]:
 def read(path: Path) -> Scenario:
     """One scenario. Raises ScenarioError with every problem of the file."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ScenarioError(path.name, [f"it is not YAML: {' '.join(str(error).split())}"]) from None
+        raw = read_yaml(path)
+    except DataError as error:
+        raise ScenarioError(path.name, [str(error)]) from None
     if wrong := _misshapen(raw):
         raise ScenarioError(path.name, wrong)
     scenario = _build(raw)

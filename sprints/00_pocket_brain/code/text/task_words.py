@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
-import yaml
+from shared.data import read_yaml
 
 from .sample import Sample
 
@@ -28,7 +28,7 @@ LONG = 0.2  # share of names with a third syllable
 
 @cache
 def read(file: str) -> dict[str, Any]:
-    return yaml.load((DATA / file).read_text(encoding="ascii"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return read_yaml(DATA / file, "ascii")
 
 
 @cache

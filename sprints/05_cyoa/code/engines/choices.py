@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from zlib import crc32
 
-import yaml
+from shared.data import read_yaml
 
 from ..storytext import THE_END, Draft, plain
 from .base import Engine, EngineError, Piece, Request
@@ -246,4 +246,4 @@ def _key(text: str) -> str:
 
 @cache
 def _deck() -> dict[str, list[str]]:
-    return yaml.safe_load(DECK.read_text(encoding="utf-8"))
+    return read_yaml(DECK)
