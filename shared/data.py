@@ -192,12 +192,17 @@ def split(n: int, *, test: float, seed: int, stratify: Any = None, groups: Any =
 
 def read_yaml(path: Path, encoding: str = "utf-8") -> Any:
     """What a YAML file says. Raises DataError (one line) where there is no such file, or it is not YAML in that encoding."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
     try:
-        return yaml.load(path.read_text(encoding), loader)
+        text, depth = path.read_text(encoding), 0
+        for event in yaml.parse(text, loader):  # libyaml does not survive thousands of levels
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 100:
+                raise yaml.YAMLError("nested too deeply")
+        return yaml.load(text, loader)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not YAML in {encoding}: {' '.join(str(error).split())}") from None
 
 

@@ -33,7 +33,7 @@ CLOCK = {"s", "ms", "us", "min", "minutes", "h", "hours", "tokens/s", "GB/s", "G
 TIMING = re.compile(r"\b(?:time|seconds) of\b|\btokens/s\b|\bper CPU-second\b")  # in what a ratio means: not in a perplexity's
 HEAD = """# The headlines, run a second time
 
-Written by `make reproduce ARGS=--write`: the recorded commands ran again, in a clone of the commit named below.
+Written by `make reproduce ARGS=--write`: the recorded commands ran again, in a clone of the commits named below.
 
 - *same*: equal to the last digit
 - *inside*: the new value lies in the published interval, or the intervals overlap; without an interval, a thousandth apart at most

@@ -122,7 +122,8 @@ def test_program_explains_itself(sprint, step, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("sprint", "step"), PROGRAMS)
 def test_program_runs_at_smoke_size(sprint, step, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in warm.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     ended = warm.run(sprint.module(step), "--smoke", "--out", str(tmp_path), log=tmp_path / "log")
     assert ended == 0, (tmp_path / "log").read_text()[-6000:]
     written = list(tmp_path.glob("*/*/report.json"))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -195,3 +196,29 @@ def test_split_refuses():
         for choice in choices:
             with pytest.raises(ValueError, match=message):
                 data.split(3, **{"test": 0.5, "seed": 0} | choice)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "said"),
+    [
+        (b"a: [", "utf-8", "is not YAML in utf-8"),
+        (b"a: caf\xc3\xa9", "ascii", "is not YAML in ascii"),
+        (b"a: \xff", "utf-8", "is not YAML in utf-8"),
+        (b"!!python/object/apply:os.getcwd []", "utf-8", "could not determine a constructor"),
+        (b"[" * 100_000, "utf-8", "is not YAML"),
+        (None, "utf-8", "there is no file"),
+    ],
+)
+def test_what_is_no_yaml_is_one_line(tmp_path, content, encoding, said):
+    file = tmp_path / "x.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(data.DataError, match=said) as caught:
+        data.read_yaml(file, encoding)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_yaml_is_read_as_safe_load_reads_it(tmp_path):
+    text = "a: [1, 2.5, yes, null, 2026-01-02]\nb: {c: caf\u00e9, d: 'two: lines'}\n"
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    assert data.read_yaml(tmp_path / "x.yaml") == yaml.safe_load(text)

@@ -49,6 +49,16 @@ def test_of_the_ratios_those_of_times_are_forgiven_and_no_others():
     assert all("seconds" in key for key in others)
 
 
+def test_a_table_of_two_sittings_names_both_commits():
+    made = [
+        {"machine": {"cpu": "a CPU"}, "git": commit, "started": f"2026-01-0{day}T10:00:00"} for day, commit in enumerate("aab", 1)
+    ]
+    row = ("Cats", "loss", "1", "1", "same")
+    assert reproduce.table([row], []).endswith("| Cats | loss | 1 | 1 | same |\n")
+    text = reproduce.table([row], [*made, *made])
+    assert text.endswith("\nMade on a CPU, commit `a`, 2026-01-01; a CPU, commit `a`, 2026-01-02; a CPU, commit `b`, 2026-01-03.\n")
+
+
 def test_every_recorded_command_names_a_program_that_is_there():
     for sprint in discover():
         for command, experiments in reproduce.commands(sprint.reports()).items():

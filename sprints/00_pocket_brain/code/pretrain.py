@@ -9,7 +9,6 @@ import fcntl
 import json
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,7 +25,6 @@ from .model import SHAPES, Llama
 from .optimizer import Optimizer, total
 
 
-@cache
 def matmul_peak(device: torch.device, dtype: str, size: int = 2048, repeats: int = 5) -> float:
     """Best matrix-product rate of this process, in FLOP/s: the ceiling that a step is compared with."""
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
