@@ -1,6 +1,7 @@
 """One suite for all engines of CYOA: what one promises, all do. `openai` talks to a real server on loopback over the engine `fast`."""
 
 import asyncio
+import atexit
 import contextlib
 import json
 import time
@@ -24,6 +25,7 @@ choose = import_module(f"{CODE}engines.choose")
 scenarios, storytext = import_module(f"{CODE}scenarios"), import_module(f"{CODE}storytext")
 Request = base.Request
 RUNNER = asyncio.Runner()  # one loop for all: the connections of `openai` live in it
+atexit.register(RUNNER.close)  # not with a fixture: tests of other files may stand between two of these
 LOCAL = ("fast", "hf", "batching", "mlx")
 
 
@@ -128,7 +130,6 @@ def engines(pocket, converted):
             return opened[name]
 
         yield get
-    RUNNER.close()
 
 
 @pytest.fixture(params=[*LOCAL, "openai"])
