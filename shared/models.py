@@ -53,6 +53,7 @@ class LoadedModel:
     stop_ids: list[int]  # tokens that end a turn or a text
     context: int | None  # most tokens of prompt and answer together
     revision: str | None  # commit on the hub
+    device: Device
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -111,7 +112,8 @@ def _load(name: str, device: Device, quantization: str, why: str) -> LoadedModel
         advice = "use another folder, device or quantization"
         raise UserError(f"the model {folder} cannot be loaded ({_line(error)}): {advice}") from error
     reason = "; ".join([why, f"{stored or (quantization if quantization in RUNS_ON else device.dtype)} on {device.kind}", *notes])
-    return LoadedModel(model, tokenizer, name, reason, backend, stop_ids, config.get("max_position_embeddings"), revision)
+    context = config.get("max_position_embeddings")
+    return LoadedModel(model, tokenizer, name, reason, backend, stop_ids, context, revision, device)
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, list[int], int | None]:

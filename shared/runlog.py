@@ -41,7 +41,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared import stats, tracking
-from shared.device import DeviceName, pick
+from shared.device import Device, DeviceName, pick
 from shared.environment import command, describe_machine, git_commit, peak_memory_mib, versions
 from shared.errors import UserError
 from shared.report import interval, same_result, value, write_atomically
@@ -127,11 +127,12 @@ class Run:
         objective: str,
         setup: dict[str, str],
         seeds: Sequence[int] = (),
+        device: Device | None = None,
     ):
-        """`program` is the caller's __file__; `setup` says in words what the model, data and optimisation are."""
+        """`program` is the caller's __file__, `setup` tells of model and data, `device` is one that is picked already."""
         self.args, self.experiment = args, experiment
         self.sprint = next(folder for folder in Path(program).resolve().parents if (folder / "sprint.toml").is_file())
-        self.device = pick(args.device, args.devices or load(self.sprint).devices)
+        self.device = device or pick(args.device, args.devices or load(self.sprint).devices)
         self.folder = home(args, self.sprint) / experiment
         if not (args.out or args.smoke) and (names := changed(args)):
             console.print(f"not the published settings ({', '.join(names)}): the results go to runs/custom")
@@ -206,8 +207,7 @@ class Run:
 
     def claim(self, text: str, *, source: str, protocol: str, ours: str, honest: str, verdict: str) -> None:
         """Record a claim of the original: what they said, what their protocol gives here, what an honest one gives."""
-        allowed = ("reproduced", "not reproduced", "partly reproduced", "not run here")
-        if verdict not in allowed:
+        if verdict not in (allowed := ("reproduced", "not reproduced", "partly reproduced", "not run here")):
             raise ValueError(f"verdict must be one of {', '.join(allowed)}")
         self.report["claims"].append(
             {"claim": text, "source": source, "protocol": protocol, "ours": ours, "honest": honest, "verdict": verdict}

@@ -43,6 +43,7 @@ class Parrot:
     """An engine that answers every request with the same text."""
 
     name = model_version = "parrot"
+    device = None
 
     def __init__(self, text):
         self.text = text

@@ -64,7 +64,10 @@ def client(request, engine_url, tmp_path_factory):
     except pytest.skip.Exception:  # the tests of the store say why
         url = f"sqlite:///{tmp_path_factory.mktemp('game')}/stories.db"
     game = made(
-        url, (None, "openai"), lambda *_: choose.open_engine("openai", None, "", engine_url, "pocket"), frozenset({"testserver"})
+        url,
+        (None, "openai"),
+        lambda *_: choose.open_engine("openai", None, base_url=engine_url, model="pocket"),
+        frozenset({"testserver"}),
     )
     with TestClient(game) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)

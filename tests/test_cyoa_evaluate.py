@@ -163,10 +163,9 @@ def test_prompts_for_people_are_spread_over_the_stories():
     assert evaluate.spread(9, 3) == [0, 4, 8] and evaluate.spread(2, 24) == [0, 1]
 
 
-def test_samples_end_with_their_last_scene_where_the_model_would_end_early(monkeypatch):
-    monkeypatch.setattr(generate, "open_engine", lambda *_: Parrot("Then it was all over.\n\nThe end."))
+def test_samples_end_with_their_last_scene_where_the_model_would_end_early():
     args = generate.Args(stories=2, turns=3)
-    told = asyncio.run(generate._all(args, models.POCKET, "parrot", storytext.estimate))
+    told = asyncio.run(generate._all(args, Parrot("Then it was all over.\n\nThe end."), storytext.estimate))
     assert [[draft.ending for draft in story.drafts] for story in told] == [[False, False, True]] * 2
     assert len({story.title for story in told}) == 2
 
@@ -174,7 +173,7 @@ def test_samples_end_with_their_last_scene_where_the_model_would_end_early(monke
 def test_scenes_through_the_engine_have_valid_choices(data):
     genres = {scenario.id: scenario.genre for scenario in data.every}
     examples = [*data.test[:4], *data.training[:4]]
-    drafts = asyncio.run(evaluate.write(models.POCKET, examples, genres, 24))
+    drafts = asyncio.run(evaluate.write(models.POCKET, examples, genres, 24, "cpu"))
     assert all(quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, examples, strict=True))
 
 

@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Phi3Config, PreTrainedTokenizerFast, TrainerCallback
 
 from shared import models, runlog
+from shared.device import pick
 from shared.environment import peak_memory_mib
 
 from .recipe import Method, Recipe
@@ -240,7 +241,7 @@ def cuda_peak(
     encoded = [Encoded(row.tolist(), 0) for row in torch.randint(2, config.vocab_size, ((WARM_UP + steps) * rows, length))]
     with tempfile.TemporaryDirectory() as folder:
         if ours:
-            loaded = models.LoadedModel(model, tokenizer, "random", "for its size", "torch", [1], length, None)
+            loaded = models.LoadedModel(model, tokenizer, "random", "for its size", "torch", [1], length, None, pick(kind))
             made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder), **tune_torch.STILL)
         else:
             options: dict = {"num_train_epochs": 1, "use_cpu": kind == "cpu", "report_to": "none", "save_strategy": "no"}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from shared import models, runlog
+from shared.report import AIM
 from shared.sprints import ROOT
 
 from .engram.adapter import EngramAdapter
@@ -180,7 +181,7 @@ def record(run: runlog.Run, found: dict[str, dict[str, float]]) -> None:
         run.observe(f"{who.replace('_', ' ')}: holds {len(checks)} of {len(CHECKS)}; broken: {', '.join(broken) or 'none'}.")
     run.claim(
         "our memory holds every invariant that a public retrofit holds",
-        source="our aim",
+        source=AIM,
         protocol="none",
         ours="none",
         honest=f"guarded Engram holds {len(ours)} of {len(CHECKS)}; {said}",

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +75,9 @@ def strengths(cells: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
     return found
 
 
-def nominal(values: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    return 1.0 - np.eye(len(values))
-
-
-def ordinal(values: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Squared difference in ranks, counted in ratings between two values."""
-    ranks = np.cumsum(totals) - totals / 2
-    return (ranks[:, None] - ranks[None, :]) ** 2
-
-
-def agreement(units: Iterable[Sequence[float]], metric: Callable[[np.ndarray, np.ndarray], np.ndarray] = ordinal) -> float | None:
-    """Krippendorff's alpha (2011) of the ratings of each unit: 1 is agreement, 0 is chance. None where no unit has two ratings or
-    all ratings are the same: then nothing can be said."""
+def agreement(units: Iterable[Sequence[float]]) -> float | None:
+    """Krippendorff's alpha (2011) of the ratings of each unit, by their order: 1 is agreement, 0 is chance. None where no unit has
+    two ratings or all ratings are the same: then nothing can be said."""
     rated = [list(unit) for unit in units if len(unit) > 1]
     values = np.array(sorted({value for unit in rated for value in unit}))
     if len(values) < 2:
@@ -97,7 +87,8 @@ def agreement(units: Iterable[Sequence[float]], metric: Callable[[np.ndarray, np
         counts = np.array([unit.count(value) for value in values], dtype=float)
         coincidences += (np.outer(counts, counts) - np.diag(counts)) / (len(unit) - 1)
     totals = coincidences.sum(0)
-    distance = metric(values, totals)
+    ranks = np.cumsum(totals) - totals / 2
+    distance = (ranks[:, None] - ranks[None, :]) ** 2  # between two values: the ratings between them, squared
     expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
     return float(1 - (coincidences * distance).sum() / expected)
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from shared import models, runlog
+from shared.device import DeviceName
 from shared.errors import UserError
 from shared.report import value, write_atomically
 from shared.sprints import ROOT
@@ -199,9 +200,11 @@ def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.L
     return {"bits_per_byte": {"values": found["model"], "better": "lower"}} if sees else {}
 
 
-async def write(folder: Path, examples: Sequence[storytext.Example], genres: dict[str, str], tokens: int) -> list[storytext.Draft]:
+async def write(
+    folder: Path, examples: Sequence[storytext.Example], genres: dict[str, str], tokens: int, on: DeviceName
+) -> list[storytext.Draft]:
     """Scenes as the game has them: through an engine and its construction of choices."""
-    engine, room = open_engine("auto", folder), asyncio.Semaphore(AT_ONCE)
+    engine, room = open_engine("auto", folder, on=on), asyncio.Semaphore(AT_ONCE)
 
     async def one(example: storytext.Example) -> storytext.Draft:
         async with room:
@@ -219,7 +222,8 @@ def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[
     """The headline: choices of scenes that went the way of the game, counted by a check of their own."""
     asked = list(islice(cycle(data.test), args.scenes))
     with runlog.console.status(f"{len(asked)} scenes through the engine"):
-        drafts = asyncio.run(write(folder, asked, {scenario.id: scenario.genre for scenario in data.every}, args.tokens))
+        genres = {scenario.id: scenario.genre for scenario in data.every}
+        drafts = asyncio.run(write(folder, asked, genres, args.tokens, args.device))
     valid = np.array([quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, asked, strict=True)])
     meaning = "scenes through the engine that offer 2 to 4 different choices, or are an ending"
     run.metric("choice_validity", valid, unit="fraction", higher_is_better=True, meaning=meaning)

@@ -109,14 +109,23 @@ def main(args: Args) -> dict:
     count = counter(tokenizer)
     if args.prompt is not None:
         return own(args, place, name, count)
-    title, objective = "Samples", "What do scenes read like that nobody has selected?"
     setup = {
         "Model": "the champion, through the engine of the game",
         "Data": "test scenarios: hero, cast and summary are given, every scene is the model's, the choices taken are drawn",
         "Sampling": f"temperature {args.temperature:g}, top 40, at most {args.tokens} tokens",
     }
-    with runlog.Run(args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        stories = _run(_all(args, place, name, count))
+    engine = open_engine(args.engine, place, name, on=args.device)
+    with runlog.Run(
+        args,
+        __file__,
+        "samples",
+        title="Samples",
+        objective="What do scenes read like that nobody has selected?",
+        setup=setup,
+        seeds=[args.seed],
+        device=engine.device,
+    ) as run:
+        stories = _run(_all(args, engine, count))
         drafts = [draft for story in stories for draft in story.drafts]
         record(run, drafts)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +133,9 @@ def main(args: Args) -> dict:
     return run.report
 
 
-async def _all(args: Args, place: Path, name: str, count: storytext.Count) -> list[Story]:
+async def _all(args: Args, engine: Engine, count: storytext.Count) -> list[Story]:
     """The stories of the samples, each of another world as long as there are any."""
-    engine, given = open_engine(args.engine, place, name), worlds(args)
+    given = worlds(args)
     try:
         with runlog.console.status(f"{args.stories * args.turns} scenes"):
             return [
@@ -145,7 +154,7 @@ def own(args: Args, place: Path, name: str, count: storytext.Count) -> dict[str,
     world = storytext.World(lint.genre_key(args.genre) if args.genre else "fantasy", HERO)
 
     async def tell() -> Story:
-        engine = open_engine(args.engine, place, name)
+        engine = open_engine(args.engine, place, name, on=args.device)
         try:
             return await write(engine, count, args, "", world, [storytext.Turn(beginning, None)], args.seed)
         finally:

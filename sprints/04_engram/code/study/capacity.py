@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shared import models, runlog, stats
+from shared.report import AIM
 
 from ..teaching import lora
 from ..teaching.training import Recipe
@@ -209,7 +210,7 @@ def tell(run: runlog.Run, found: Sequence[Point]) -> None:
     over = f"{len(best.results)} seeds of {most:,} keys"
     run.claim(
         "10 000 private facts at 95 % exact match or more, within a stated table budget",
-        source="our aim",
+        source=AIM,
         protocol="none",
         ours="none",
         honest=f"guarded Engram, budget x{best.budget}: {got} ({over}, {best.size.passes} passes)",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shared import runlog
+from shared.report import AIM
 
 from ..teaching.training import Recipe
 from . import significance
@@ -191,7 +192,7 @@ def claims(run: runlog.Run, found: Outcomes) -> None:
     rises = {key: [bound - 1 for bound in metrics[f"perplexity_ratio_{key}"]["ci95"]] for key in ("lora", "engram")}
     run.claim(
         "guarded Engram is within 2 points of LoRA's recall (S1 and S2) at equal trainable parameters",
-        source="our aim",
+        source=AIM,
         protocol="none",
         ours="none",
         honest=f"Engram minus LoRA: {points(close)}",
@@ -199,7 +200,7 @@ def claims(run: runlog.Run, found: Outcomes) -> None:
     )
     run.claim(
         "and raises the perplexity of unrelated text by at most a tenth of LoRA's rise",
-        source="our aim",
+        source=AIM,
         protocol="none",
         ours="none",
         honest=", ".join(f"{LABELS[key]} {100 * low:+.1f} % to {100 * high:+.1f} %" for key, (low, high) in rises.items()),

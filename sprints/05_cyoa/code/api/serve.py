@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
             return last.folder, last.name
 
         def open_champion(folder: Path | None, version: str):
-            return open_engine(args.engine, folder, version, args.base_url, args.model, args.key)
+            return open_engine(args.engine, folder, version, on=args.device, base_url=args.base_url, model=args.model, key=args.key)
 
         self.app = create_app(
             store,

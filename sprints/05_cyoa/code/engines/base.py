@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal, Protocol
 
+from shared.device import Device
+
 Finish = Literal["stop", "length"]
 
 
@@ -105,6 +107,11 @@ class Engine(Protocol):
 
     name: str
     model_version: str
+
+    @property
+    def device(self) -> Device | None:
+        """Where it computes; None: on a server elsewhere."""
+        ...
 
     def submit(self, request: Request) -> AsyncGenerator[Piece, None]:
         """The answer in pieces as it is written. Raises an EngineError; a BadRequest before the first piece."""

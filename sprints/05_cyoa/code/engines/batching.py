@@ -23,7 +23,7 @@ class Batching:
 
     def __init__(self, loaded: models.LoadedModel, model_version: str = ""):
         self.prompts = Prompts(loaded.tokenizer, loaded.stop_ids, loaded.context)
-        self.model_version = model_version or loaded.name
+        self.model_version, self.device = model_version or loaded.name, loaded.device
         self._words = loaded.model.get_input_embeddings().num_embeddings
         sizes: dict[str, Any] = ON_CPU if loaded.model.device.type == "cpu" else {}
         self._manager = loaded.model.init_continuous_batching(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared import models
-from shared.device import keep_freed_memory
+from shared.device import Device, keep_freed_memory
 from shared.errors import UserError
 from shared.sprints import ROOT
 
@@ -60,7 +60,11 @@ class Fast(Worker):
             ctranslate2.set_random_seed(secrets.randbits(31))
             self._generator = self._open()
             self._generator.generate_batch([self._ends[:1]], max_length=1, sampling_topk=2)  # the thread takes its seed now
-        super().__init__(Prompts(tokenizer, stop_ids, context), model_version or self._folder.name)
+        super().__init__(
+            Prompts(tokenizer, stop_ids, context),
+            model_version or self._folder.name,
+            Device("cpu", precision, "CTranslate2 is for CPUs here"),
+        )
 
     def _open(self) -> ctranslate2.Generator:
         return ctranslate2.Generator(

@@ -17,7 +17,7 @@ class Transformers(Worker):
 
     def __init__(self, loaded: models.LoadedModel, model_version: str = ""):
         self._model = loaded.model
-        super().__init__(Prompts(loaded.tokenizer, loaded.stop_ids, loaded.context), model_version or loaded.name)
+        super().__init__(Prompts(loaded.tokenizer, loaded.stop_ids, loaded.context), model_version or loaded.name, loaded.device)
 
     def _batch(self, first: Job) -> list[Job]:
         return []

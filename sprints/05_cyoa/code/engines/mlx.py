@@ -18,7 +18,7 @@ class Mlx(Worker):
 
     def __init__(self, loaded: models.LoadedModel, model_version: str = "", batch: int = 16):
         self._model, self._size = loaded.model, batch
-        super().__init__(Prompts(loaded.tokenizer, loaded.stop_ids, loaded.context), model_version or loaded.name)
+        super().__init__(Prompts(loaded.tokenizer, loaded.stop_ids, loaded.context), model_version or loaded.name, loaded.device)
 
     def _batch(self, first: Job) -> list[Job]:
         return [self._jobs.popleft() for _ in range(min(self._size - 1, len(self._jobs)))]

@@ -18,6 +18,7 @@ SILENT = (408, 504)
 
 class OpenAI:
     name = "openai"
+    device = None
 
     def __init__(self, base_url: str, model: str = "", key: str = "", timeout: float = 30.0):
         """`base_url` ends where `/chat/completions` begins; `model` "" is the first that the server lists; `timeout` is the longest

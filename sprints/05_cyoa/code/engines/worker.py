@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 
+from shared.device import Device
+
 from .base import EngineClosed, EngineError, Piece, Request
 from .prompts import Answer, Prompts
 
@@ -36,8 +38,8 @@ class Worker(ABC):
 
     name: str
 
-    def __init__(self, prompts: Prompts, model_version: str):
-        self.prompts, self.model_version = prompts, model_version
+    def __init__(self, prompts: Prompts, model_version: str, device: Device):
+        self.prompts, self.model_version, self.device = prompts, model_version, device
         self._jobs: deque[Job] = deque()
         self._news = threading.Condition()
         self._closing = False

@@ -1,6 +1,7 @@
 """What players of the real server meet: the experiments players, choices and crowd of `load`."""
 
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -14,12 +15,14 @@ import numpy as np
 
 from shared import runlog
 from shared.errors import UserError
+from shared.report import AIM
 
 from .. import registry, scenarios
 from . import figures, servers
 from .players import Turn, play, throng
 
-USERS = 16  # with a promise: a scene in 2 s, its first text in half a second (p95)
+USERS = 16  # at a time, for whom our aim is SCENE and FIRST
+SCENE, FIRST = 2.0, 0.5  # seconds to the end of a scene and to its first text (p95)
 CALM = (200, 429, 503)  # what a crowd may be answered
 GROWTH = 50.0  # MiB that are still flat
 GAME = 160  # tokens of a scene with its choices, as the game asks for
@@ -104,16 +107,27 @@ def players(args: Any, game: Game) -> dict:
                 "and p95, with the range of the rounds.",
                 matters="From where twice the players wait twice as long one process is full; more processes on more cores help.",
             )
-        shown = USERS if USERS in args.users else max(args.users)
-        scene, first = (np.mean(waits[what, shown], axis=0)[1] for what in ("scene", "first_token"))
-        slowest = np.mean(waits["scene", max(args.users)], axis=0)[1]
+        p95 = {(what, users): float(np.mean(rounds, axis=0)[1]) for (what, users), rounds in waits.items()}
+        counts = sorted(args.users)
+        quick = list(itertools.takewhile(lambda users: p95["scene", users] <= SCENE, counts))
+        listing = ", ".join(f"{p95['scene', users]:.2f} s with {users}" for users in counts)
         run.claim(
             "API responds within 2 seconds",
             source=scenarios.SOURCE,
-            protocol="a target, not ticked; no API is in its repository",
-            ours=f"a scene for one of {shown} players who never pause: {scene:.2f} s (p95), its first text {first:.2f} s",
-            honest=f"with {max(args.users)} players {slowest:.2f} s (p95): it holds for as many as one process can serve",
-            verdict=verdict(scene <= 2 and not errors, slowest <= 2),
+            protocol="a target, not ticked, for no stated number of users; no API is in its repository",
+            ours=f"players: {counts[0]}, a scene: {p95['scene', counts[0]]:.2f} s (p95)",
+            honest=f"it holds for {f'up to {quick[-1]}' if quick else 'none of the'} players who never pause: {listing}",
+            verdict=verdict(bool(quick) and not errors, quick == counts),
+        )
+        shown = USERS if USERS in counts else counts[-1]
+        scene, first = p95["scene", shown], p95["first_token", shown]
+        run.claim(
+            f"{shown} players who never pause get a scene within {SCENE:g} s and its first text within {FIRST:g} s (p95)",
+            source=AIM,
+            protocol="none",
+            ours="none",
+            honest=f"{scene:.2f} s and {first:.2f} s, with the load on the same machine",
+            verdict=verdict((scene <= SCENE or first <= FIRST) and not errors, scene <= SCENE and first <= FIRST),
         )
         run.conclude(
             f"{shown} players who never pause wait {scene:.2f} s (p95) for a scene and {first:.2f} s for its first text; "
@@ -148,7 +162,7 @@ def choices(args: Any, game: Game) -> dict:
 
 
 def verdict(held: bool, fully: bool) -> str:
-    """Of a target that says no number of users: `held` for some, `fully` for all that were tried."""
+    """Of a target: `held` in part, or for some of the users that were tried; `fully` in all of it."""
     return "not reproduced" if not held else "reproduced" if fully else "partly reproduced"
 
 
