@@ -96,7 +96,7 @@ def git_commit() -> str:
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", ".", ":!*.md", ":!docs", ":!sprints/*/results"],
+            [*git, "status", "--porcelain", "--", ".", ":!*.md", ":!docs", ":!sprints/*/results/*"],
             capture_output=True,
             text=True,
             check=True,

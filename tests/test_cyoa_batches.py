@@ -1,5 +1,6 @@
-"""Which requests an engine takes, how many of them, and whom the engine `fast` answers together."""
+"""Which engine is opened and where it computes, which requests it takes, how many, and whom `fast` answers together."""
 
+import asyncio
 from collections import deque
 from importlib import import_module
 from types import SimpleNamespace
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared import models
+
 CODE = "sprints.05_cyoa.code.engines."
-base, fast, worker = (import_module(f"{CODE}{name}") for name in ("base", "fast", "worker"))
+base, choose, fast, worker = (import_module(f"{CODE}{name}") for name in ("base", "choose", "fast", "worker"))
 JOBS = st.lists(st.tuples(st.integers(1, 511), st.sampled_from([0.0, 0.8]), st.sampled_from([None, 7]), st.booleans()), min_size=1)
 
 
@@ -83,3 +86,30 @@ def test_admission_is_bounded():
     with admission.slot():
         assert admission.inside == 1
     assert admission.inside == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "says"),
+    [
+        ("swift", {}, "fast"),
+        ("openai", {}, "--base-url"),
+        ("openai", {"base_url": "file:///x"}, "--base-url"),
+        ("fast", {}, "make cyoa-train"),
+    ],
+)
+def test_engines_that_cannot_be_opened_say_what_to_do(kind, more, says, tmp_path):
+    with pytest.raises(choose.UserError, match=says):
+        choose.open_engine(kind, tmp_path / "none", **more)
+
+
+@pytest.mark.parametrize(("kind", "on", "name", "dtype"), [("auto", "cpu", "fast", "int8"), ("hf", "cpu", "hf", "float32")])
+def test_an_engine_computes_where_it_is_asked_to_and_says_where(kind, on, name, dtype):
+    engine = choose.open_engine(kind, models.POCKET, on=on)
+    assert (engine.name, engine.device.kind, engine.device.dtype) == (name, on, dtype)
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize(("kind", "on"), [("fast", "cuda"), ("fast", "mlx"), ("hf", "mlx"), ("mlx", "cpu")])
+def test_an_engine_that_cannot_compute_there_is_refused(kind, on):
+    with pytest.raises(choose.UserError, match=f"--device {on}: this program runs on"):
+        choose.open_engine(kind, models.POCKET, on=on)

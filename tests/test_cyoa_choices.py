@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import models
-
 CODE = "sprints.05_cyoa.code."
-base, choices, choose, openai = (import_module(f"{CODE}engines.{name}") for name in ("base", "choices", "choose", "openai"))
+base, choices, openai = (import_module(f"{CODE}engines.{name}") for name in ("base", "choices", "openai"))
 scenarios, storytext = import_module(f"{CODE}scenarios"), import_module(f"{CODE}storytext")
 Piece, Request = base.Piece, base.Request
 ASKED = Request([{"role": "user", "content": "It rains.\n> Open the door"}], max_tokens=150)
@@ -281,30 +279,3 @@ def test_a_server_that_knows_no_extras_is_asked_without_them():
     with server(strict) as url:
         assert asyncio.run(twice(url)) == [["Hi.", ""]] * 2
     assert seen == {True: 1, False: 2}
-
-
-@pytest.mark.parametrize(
-    ("kind", "more", "says"),
-    [
-        ("swift", {}, "fast"),
-        ("openai", {}, "--base-url"),
-        ("openai", {"base_url": "file:///x"}, "--base-url"),
-        ("fast", {}, "make cyoa-train"),
-    ],
-)
-def test_engines_that_cannot_be_opened_say_what_to_do(kind, more, says, tmp_path):
-    with pytest.raises(choose.UserError, match=says):
-        choose.open_engine(kind, tmp_path / "none", **more)
-
-
-@pytest.mark.parametrize(("kind", "on", "name", "dtype"), [("auto", "cpu", "fast", "int8"), ("hf", "cpu", "hf", "float32")])
-def test_an_engine_computes_where_it_is_asked_to_and_says_where(kind, on, name, dtype):
-    engine = choose.open_engine(kind, models.POCKET, on=on)
-    assert (engine.name, engine.device.kind, engine.device.dtype) == (name, on, dtype)
-    asyncio.run(engine.close())
-
-
-@pytest.mark.parametrize(("kind", "on"), [("fast", "cuda"), ("fast", "mlx"), ("hf", "mlx"), ("mlx", "cpu")])
-def test_an_engine_that_cannot_compute_there_is_refused(kind, on):
-    with pytest.raises(choose.UserError, match=f"--device {on}: this program runs on"):
-        choose.open_engine(kind, models.POCKET, on=on)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -158,3 +159,22 @@ def test_versions():
         "numpy": np.__version__,
         "no-such-package": "not installed",
     }
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_commit_is_marked_when_code_differs_from_it_but_not_for_results_and_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.git_commit() == "unknown"
+    files = ["shared/runlog.py", "sprints/01_a/code/train.py", "sprints/01_a/results/b/report.json", "docs/a.svg", "README.md"]
+    for file in map(tmp_path.joinpath, files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("old")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = environment.git_commit()
+    assert len(commit) == 12 and "+" not in commit
+    for file, mark in zip(files, ["+", "+", "", "", ""], strict=True):
+        (tmp_path / file).write_text("new")
+        assert environment.git_commit() == commit + mark, file
+        (tmp_path / file).write_text("old")
