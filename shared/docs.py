@@ -133,7 +133,8 @@ def verdicts(sprints: Sequence[Sprint]) -> str:
     every = [c for sprint in sprints for report in sprint.reports().values() for c in report["claims"]]
     found, ours = (Counter(c["verdict"] for c in every if (c["source"] == AIM) == own) for own in (False, True))
     text = f"{found.total()} claims: " + ", ".join(f"{found[one]} {one}" for one in gallery.VERDICTS if found[one]) + "."
-    return text + (f" Of {ours.total()} aims of our own {ours['reproduced']} are met.\n" if ours else "\n")
+    own = f" Of {ours.total()} aims of our own that stand there {ours['reproduced']} are met; others stand in the READMEs."
+    return f"{text}{own * bool(ours)}\n"
 
 
 def demo(sprints: Sequence[Sprint]) -> str:
@@ -242,9 +243,10 @@ def experiments(sprints: Sequence[Sprint]) -> str:
 
 
 def claims_page(sprints: Sequence[Sprint]) -> str:
-    text = "# Claims of the originals, and what we measured\n\n" + MADE
-    text += "Each headline of the projects these sprints come from, repeated under their own protocol and under an honest one.\n"
-    text += "\n## At a glance\n\n" + verdicts(sprints)
+    text = f"# Claims of the originals, and what we measured\n\n{MADE}Each headline of the projects these sprints come from, "
+    text += "repeated under their own protocol, as far as there is one, and under an honest one. Where the originals tuned\n"
+    text += "billions of parameters, ours are six million, unless a row says otherwise. *Not run here*: it needs a machine, a\n"
+    text += f"model or data that were not at hand.\n\n## At a glance\n\n{verdicts(sprints)}"
     every = [(sprint.folder.name[:2], c) for sprint in sprints for r in sprint.reports().values() for c in r["claims"]]
     for verdict in gallery.VERDICTS:
         told = [f"- {n}: {c['claim']}{' (our aim)' * (c['source'] == AIM)}\n" for n, c in every if c["verdict"] == verdict]

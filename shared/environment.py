@@ -89,14 +89,14 @@ def command() -> str:
 
 
 def git_commit() -> str:
-    """The commit, with "+" when anything but documents and results differs from it; "unknown" outside git."""
+    """The commit, with "+" when anything but documents, reports and figures differs from it; "unknown" outside git."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", ".", ":!*.md", ":!docs", ":!sprints/*/results/*"],
+            [*git, "status", "--porcelain", "--", ".", ":!*.md", ":!docs", ":!sprints/*.png", ":!sprints/*/report.json"],
             capture_output=True,
             text=True,
             check=True,

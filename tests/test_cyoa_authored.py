@@ -1,4 +1,4 @@
-"""Scenes by hand in the API of CYOA: where the author's graph is followed, and where the model takes over; scenes that nobody
+"""Authored scenes in the API of CYOA: where the author's graph is followed, and where the model takes over; scenes that nobody
 writes any more, and the list of stories."""
 
 import json
@@ -171,7 +171,7 @@ def test_keys_imports_and_pairs_know_scenes_by_hand(served, client):
     told = client.get(f"/stories/{story}/export", params={"format": "txt"})
     assert told.headers["content-disposition"] == 'attachment; filename="the-bell-that-must-not-ring.md"'
     markdown = told.text
-    assert "Written by hand and by the model parrot." in markdown
+    assert "Written in advance and by the model parrot." in markdown
 
 
 def test_a_scene_that_nobody_writes_any_more_ends(served, client):

@@ -98,7 +98,7 @@ def test_a_judge_that_is_not_there_is_one_line(server):
 def test_a_judge_that_stops_costs_its_own_verdicts_only(server, tmp_path):
     args = evaluate.Args(out=tmp_path, judge_url=server.url)
     run = runlog.Run(args, str(evaluate.__file__), "evaluation", title="t", objective="o", setup={})
-    answers = {"model": ["good", "good"], "base": ["bad", "bad"], "human": ["best", "best"]}
+    answers = {"model": ["good", "good"], "base": ["bad", "bad"], "authored": ["best", "best"]}
 
     def verdict(first, second):
         if "best" in first + second:
@@ -109,7 +109,7 @@ def test_a_judge_that_stops_costs_its_own_verdicts_only(server, tmp_path):
     server.verdict = verdict
     evaluate.judged(run, args, ["So far."] * 2, answers)
     assert run.report["metrics"]["judge_wins_over_base"]["mean"] == 1
-    assert "judge_wins_over_human" not in run.report["metrics"]
+    assert "judge_wins_over_authored" not in run.report["metrics"]
     (said,) = run.report["observations"]
     assert "stopped before its end" in said and "\n" not in said
 
@@ -136,15 +136,15 @@ def test_the_gates_refuse_what_is_worse_than_the_champion():
 
     def read(name, answers):
         one = panel.MEASURES[name]
-        return panel.gate(one, answers[::5] if one.sets else answers, human[::5] if one.sets else human, stories)
+        return panel.gate(one, answers[::5] if one.sets else answers, authored[::5] if one.sets else authored, stories)
 
-    human = np.random.default_rng(0).normal(0.3, 0.05, 40)
-    good = {name: read(name, human) for name in panel.MEASURES}
+    authored = np.random.default_rng(0).normal(0.3, 0.05, 40)
+    good = {name: read(name, authored) for name in panel.MEASURES}
     assert all(list(one["values"]) == stories[::5] for one in good.values())
-    assert good["carry_over"]["values"]["story-1"] == pytest.approx(human[5:10].mean())
+    assert good["carry_over"]["values"]["story-1"] == pytest.approx(authored[5:10].mean())
     assert not promote.worse({"metrics": good}, {"metrics": good})
     for name, one in panel.MEASURES.items():
-        off = human - 0.2 if one.better == "higher" else human + 0.4
+        off = authored - 0.2 if one.better == "higher" else authored + 0.4
         (reason,) = promote.worse({"metrics": good | {name: read(name, off)}}, {"metrics": good})
         assert reason.startswith(name)
     assert promote.worse({"metrics": {}}, {"metrics": good})
@@ -173,7 +173,7 @@ def test_samples_end_with_their_last_scene_where_the_model_would_end_early():
 def test_scenes_through_the_engine_have_valid_choices(data):
     genres = {scenario.id: scenario.genre for scenario in data.every}
     examples = [*data.test[:4], *data.training[:4]]
-    drafts = asyncio.run(evaluate.write(models.POCKET, examples, genres, 24, "cpu"))
+    drafts = asyncio.run(evaluate.write(evaluate.open_engine("fast", models.POCKET), examples, genres, 24))
     assert all(quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, examples, strict=True))
 
 

@@ -37,16 +37,16 @@ CHEAP = [name for name in panel.MEASURES if name not in ("order_accuracy", "choi
 
 
 @pytest.fixture(scope="module")
-def human(judged):
+def authored(judged):
     answers = [example.response for example in judged.examples]
     return answers, judged.measure(answers, CHEAP)
 
 
 @pytest.mark.parametrize("name", CHEAP)
-def test_a_measure_sees_its_corruption(name, data, judged, human):
+def test_a_measure_sees_its_corruption(name, data, judged, authored):
     measure = panel.MEASURES[name]
     way = corruption.corruptions(data.training)[measure.sees]
-    answers, values = human
+    answers, values = authored
     area, seen = panel.sight(measure, values[name], judged.measure(corruption.spoiled(way, answers), [name])[name])
     assert area > 0.75 and seen, "the gates read it"
 
@@ -61,7 +61,7 @@ def test_the_judge_prefers_choices_to_those_of_other_scenes(judged):
     assert all(0 <= value <= 1 for value in order) and order[-2:] == [0.5, 0.5]
 
 
-def test_human_answers_are_valid_and_broken_ones_are_not(data):
+def test_authored_answers_are_valid_and_broken_ones_are_not(data):
     for example in [*data.validation, *data.test]:
         assert quality.valid_format(storytext.parse(example.response), quality.taken(example))
     scene = "You wait at the gate until the rain is over."

@@ -32,7 +32,7 @@ def example(at: int):
 
 EXAMPLES = [example(at) for at in range(12)]
 ANSWERS = {
-    "human": [one.response for one in EXAMPLES],
+    "authored": [one.response for one in EXAMPLES],
     "model": [f"{NASTY} {at}" for at in range(12)],
     "base": [f"base {at}" for at in range(12)],
 }
@@ -80,7 +80,7 @@ def test_the_interval_of_few_raters_is_wider_than_that_of_as_many_votes():
 
 def test_checks_of_attention_rank_nobody():
     contest = [("x", "y", "a"), ("y", "x", "tie")]
-    checks = [("human", bradley_terry.SHUFFLED, "a"), (bradley_terry.SHUFFLED, "human", "b")]
+    checks = [("authored", bradley_terry.SHUFFLED, "a"), (bradley_terry.SHUFFLED, "authored", "b")]
     assert bradley_terry.fit([*checks, *contest]) == bradley_terry.fit(contest) and bradley_terry.fit(checks) == []
 
 
@@ -116,12 +116,12 @@ def test_pairs_are_blind_stable_and_hold_checks():
     checks = [pair for pair in found if votes.SHUFFLED in pair["texts"]]
     assert len(found) == 14 and len(checks) == 2 and found == votes.pairs(EXAMPLES, ANSWERS)
     others = [set(pair["texts"]) - {"model"} for pair in found if pair not in checks]
-    assert {"human"} in others and {"base"} in others
+    assert {"authored"} in others and {"base"} in others
     contests = {text for pair in found if pair not in checks for text in pair["texts"].values()}
-    assert not contests & {pair["texts"]["human"] for pair in checks}, "a check tells nobody who wrote the text of another pair"
+    assert not contests & {pair["texts"]["authored"] for pair in checks}, "a check tells nobody who wrote the text of another pair"
     for pair in checks:
-        human, worse = pair["texts"]["human"], pair["texts"][votes.SHUFFLED]
-        assert human != worse and sorted(human.split()) == sorted(worse.split())
+        authored, worse = pair["texts"]["authored"], pair["texts"][votes.SHUFFLED]
+        assert authored != worse and sorted(authored.split()) == sorted(worse.split())
 
 
 def test_the_page_needs_no_network_and_keeps_its_texts(tmp_path):
@@ -156,9 +156,9 @@ def test_votes_are_read_and_damage_is_named(tmp_path):
 
 
 def test_who_fails_the_checks_is_not_counted():
-    good = [vote("good", f"c{n}", "human", votes.SHUFFLED, "left") for n in range(3)] + [vote("good", "p")]
-    bad = [vote("bad", f"c{n}", votes.SHUFFLED, "human", "left") for n in range(2)]
-    bad += [vote("bad", "c2", votes.SHUFFLED, "human", "right"), vote("bad", "p", winner="right")]
+    good = [vote("good", f"c{n}", "authored", votes.SHUFFLED, "left") for n in range(3)] + [vote("good", "p")]
+    bad = [vote("bad", f"c{n}", votes.SHUFFLED, "authored", "left") for n in range(2)]
+    bad += [vote("bad", "c2", votes.SHUFFLED, "authored", "right"), vote("bad", "p", winner="right")]
     assert votes.inattentive([*good, *bad]) == {"bad"}
     assert votes.counted([*good, *bad]) == [vote("good", "p")]
 

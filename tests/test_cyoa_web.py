@@ -35,7 +35,7 @@ def test_a_story_is_played_to_its_ending_and_put_away(game, tab):
     for scene, way in enumerate(ways, 2):
         page.locator(".choice", has_text=way).click()
         written(page, scene)
-        assert page.locator(".by").inner_text() == "Written by hand"
+        assert page.locator(".by").inner_text() == "Written in advance"
     page.locator(".fin").wait_for()
     assert page.locator(".choice").count() == 0 and page.locator(".text").inner_text().endswith("that is how it felt.")
     page.get_by_role("button", name="Go on with the model").click()

@@ -26,7 +26,7 @@ on every machine. It is the offline base model of the other sprints, made to be 
 - **Chat format:** `<|user|>`, text, `<|end|>`, `<|assistant|>`; an answer ends with `<|end|>`, a text with `<|endoftext|>`.
 - **Trained on** {tokens} tokens in {hours} hours on {machine}: {mix}; the first {first} are recall alone, and
   the tokens of an answer weigh {answer_weight} times.
-- **Corpus:** generated stories and tasks, hand-written prose and dialogues, docstrings and functions of the packages in
+- **Corpus:** generated stories and tasks, prose and dialogues by language models, docstrings and functions of the packages in
   `corpus.json`.
 - **Licence:** MIT, for the weights as for the text written here; the licences of the packages stand in `corpus.json`.
 - **What it can do:** measured in the README of the sprint, two folders up.

@@ -263,6 +263,7 @@ def bytes_held(args: Args) -> dict:
         run.observe(f"On the pocket model the computed total is off by at most {100 * errors[worst]:.1g} % ({worst}).")
         if run.device.kind != "cuda":
             run.observe("Peaks of Phi-3-mini on a GPU: not run here.")
+        less = qlora.total() < lora.total() < full.total()  # where no GPU measures it this is arithmetic, however well checked
         needs = (
             f"{full.total() / gib:.1f} GiB when every weight is tuned, {qlora.total(True) / gib:.1f} by QLoRA with checkpointing"
         )
@@ -273,7 +274,7 @@ def bytes_held(args: Args) -> dict:
             ours=f"Phi-3-mini, {size}, computed: full {full.total() / gib:.1f} GiB, LoRA {lora.total() / gib:.1f}, "
             f"QLoRA {qlora.total() / gib:.1f}",
             honest=f"most of it is LoRA's doing; 4 bits save {(lora.weights - qlora.weights) / gib:.1f} GiB beside it",
-            verdict="reproduced" if qlora.total() < lora.total() < full.total() else "not reproduced",
+            verdict="not reproduced" if not less else "reproduced" if run.device.kind == "cuda" else "partly reproduced",
         )
         run.conclude(f"By computation Phi-3-mini with {size} needs {needs}.")
     return run.report

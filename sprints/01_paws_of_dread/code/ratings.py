@@ -51,7 +51,7 @@ class Rating:
 def sample(pool: Pool, count: int, seed: int) -> tuple[list[dict[str, str]], dict[str, str]]:
     """Rows {id, prompt, text} in random order and the key {id: system}; every system has equally many, or one more by lot.
 
-    The hand-written rows are a system like the others. Texts without a word, and those that two systems wrote to the same prompt,
+    The data set is a system like the others. Texts without a word, and those that two systems wrote to the same prompt,
     are left out. Only the texts and the seed decide, not their order. Raises UserError where a system has too few.
     """
     rng = random.Random(seed)

@@ -190,7 +190,7 @@ def readers(run: runlog.Run, found: Mapping[str, Any], given: Any, more_votes: S
         run.metric(f"{key}_judge_agreement", agreed["spearman"], higher_is_better=True, meaning=meaning, interval=interval)
     for system in sorted({row.system for row in rows}):
         _, marks = ratings.averaged([row for row in rows if row.system == system], "coherent")
-        what = f"{len(marks)} texts of {NAMES.get(system, 'people')}, by {who}"
+        what = f"{len(marks)} texts of {NAMES.get(system, 'the data set')}, by {who}"
         meaning = f"mark for sense, 0 to {ratings.HIGHEST}: {what}"
         marks = ratings.HIGHEST * np.array(marks)
         bounds = stats.bootstrap_interval(marks)

@@ -1,4 +1,4 @@
-"""Human answers, each spoiled in one known way: what a measure must see."""
+"""Authored answers, each spoiled in one known way: what a measure must see."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -1,11 +1,11 @@
-"""Judge a model by a panel of measures, beside baselines and human text, and put it before the gates of the registry.
+"""Judge a model by a panel of measures, beside baselines and authored text, and put it before the gates of the registry.
 
 make cyoa-eval                                                the shipped model
 make cyoa-eval ARGS="--model runs/cyoa/lora_1a2b3c4d/model"   another model folder
 make cyoa-eval ARGS="--judge-url http://localhost:8000/v1"    a language model judges pairs as well
 make cyoa-eval ARGS=--smoke                                   toy size; no gate is asked
 
-Every measure is first shown human text that was spoiled in a known way: one that does not see its failure is read by no gate.
+Every measure is first shown authored text that was spoiled in a known way: one that does not see its failure is read by no gate.
 """
 
 import asyncio
@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from shared import models, runlog
-from shared.device import DeviceName
 from shared.errors import UserError
 from shared.report import value, write_atomically
 from shared.sprints import ROOT
@@ -40,20 +39,22 @@ from . import (
     votes,
 )
 from .engines import choices
-from .engines.base import Request
+from .engines.base import Engine, Request
 from .engines.choose import open_engine
 from .genre import Moods
 from .panel import MEASURES, Panel, band, gate
 from .panel_figures import panel_figure
-from .train import counter, on_torch
+from .train import counter
 
 AT_ONCE = 32  # scenes in the engine
-NAMES = {"model": "the tuned model", "base": "the untuned base", "ngram": "an n-gram model", "retrieval": "the nearest human scene"}
+NAMES = {"model": "the tuned model", "base": "the untuned base", "ngram": "an n-gram model", "retrieval": "the nearest scene"}
 
 
 @dataclass
 class Args(runlog.Args):
     """What is judged, on how much text."""
+
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
 
     model: Path | None = None
     """A model folder; when not given the shipped one, before it is trained the base."""
@@ -99,21 +100,20 @@ def main(args: Args) -> dict:
             asked.check()
     folder = args.model or (registry.SHIPPED if registry.SHIPPED.is_dir() else models.POCKET)
     setup = {
-        "Model": "the tuned model against the untuned base, an interpolated 4-gram model and the nearest human scene",
-        "Data": "the same prompts for all, every scene of the test families; what people wrote to them is the reference",
+        "Model": "the tuned model against the untuned base, an interpolated 4-gram model and the nearest authored scene",
+        "Data": "the same prompts for all, every scene of the test families; the authored answers to them are the reference",
         "Sampling": f"temperature 0.8, top 40, at most {args.tokens} tokens, one answer per prompt",
     }
-    title, objective = "Evaluation", "How near do written scenes come to human ones, and does each measure see its failure?"
+    title, objective = "Evaluation", "How near do written scenes come to authored ones, and does each measure see its failure?"
     with runlog.Run(args, __file__, "evaluation", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        place = on_torch(run.device)
-        loaded, base = models.load(str(folder), place, "none"), models.load("pocket", place, "none")
+        loaded, base = (models.load(name, run.device, "none") for name in (str(folder), "pocket"))
         data = load(args, loaded.tokenizer)
         sha256 = versions.version(data.every)
         run.data("scenarios", sha256, rows=len(data.every), source=scenarios.DATA.relative_to(ROOT).as_posix())
         run.metric("evaluation_prompts", len(data.test), meaning="scenes of the test families, which every system is asked for")
         panel = judges(data, data.test, base)
         seen = validation.validate(run, judges(data, data.validation, base), data.training)
-        values = {"human": validation.human(run, panel, data.parts.train)}
+        values = {"authored": validation.authored(run, panel, data.parts.train)}
         answers = answer(run, args, data, loaded, base)
         gates = {name: one for name, one in measure(run, panel, values, answers).items() if name in seen}
         gates |= bits(run, data, loaded, base)
@@ -134,7 +134,7 @@ def main(args: Args) -> dict:
             run.figure(
                 panel_figure(plt, values),
                 "panel",
-                shows="The mean of every measure for each system; grey is the 5th to 95th percentile of groups of human answers.",
+                shows="The mean of every measure for each system; grey: 5th to 95th percentile of groups of authored answers.",
                 matters="No single measure tells good from bad: text can be right on one and broken on another.",
             )
         conclude(run, values)
@@ -150,7 +150,7 @@ def judges(data: Data, examples: list[storytext.Example], base: models.LoadedMod
 def answer(run: runlog.Run, args: Args, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, list[str]]:
     """What every system answers to every prompt."""
     ngrams = baselines.ngram_model(base, data.training)
-    found = {"human": [example.response for example in data.test]}
+    found = {"authored": [example.response for example in data.test]}
     for name, system in (("model", loaded), ("base", base)):
         found[name] = baselines.sample(system, data.test, args.tokens, args.seed, lambda r, n=name: run.track(r, f"{n} writes"))
     found["ngram"] = baselines.ngram_answers(base, ngrams, len(data.test), args.tokens, args.seed)
@@ -169,12 +169,12 @@ def measure(
             run.metric(
                 f"{name}_{system}", values[system][name], unit=one.unit, higher_is_better=higher, meaning=f"{one.meaning}: {title}"
             )
-    mine, people = values["model"], values["human"]
-    return {name: gate(one, mine[name], people[name], panel.scenarios) for name, one in MEASURES.items()}
+    mine, authored = values["model"], values["authored"]
+    return {name: gate(one, mine[name], authored[name], panel.scenarios) for name, one in MEASURES.items()}
 
 
 def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.LoadedModel) -> dict[str, dict[str, Any]]:
-    """Bits per byte of the human answers of the test scenarios, and of the same with their words shuffled; for the gates where
+    """Bits per byte of the authored answers of the test scenarios, and of the same with their words shuffled; for the gates where
     shuffling is seen on every scenario."""
     shuffled = corruption.spoiled(corruption.shuffle_words, [example.response for example in data.test])
     spoiled = [
@@ -190,7 +190,7 @@ def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.L
     }
     titles = NAMES | {"model_shuffled": "the tuned model, on the same scenes with their words shuffled"}
     for name, per in found.items():
-        meaning = f"held-out human answers, one per scene, mean over test scenarios: {titles[name]}"
+        meaning = f"held-out authored answers, one per scene, mean over test scenarios: {titles[name]}"
         run.metric(f"bits_per_byte_{name}", list(per.values()), unit="bits/byte", higher_is_better=False, meaning=meaning)
     values = np.array(list(found["model"].values()))
     if len(values) > 1:
@@ -200,11 +200,9 @@ def bits(run: runlog.Run, data: Data, loaded: models.LoadedModel, base: models.L
     return {"bits_per_byte": {"values": found["model"], "better": "lower"}} if sees else {}
 
 
-async def write(
-    folder: Path, examples: Sequence[storytext.Example], genres: dict[str, str], tokens: int, on: DeviceName
-) -> list[storytext.Draft]:
-    """Scenes as the game has them: through an engine and its construction of choices."""
-    engine, room = open_engine("auto", folder, on=on), asyncio.Semaphore(AT_ONCE)
+async def write(engine: Engine, examples: list[storytext.Example], genres: dict[str, str], tokens: int) -> list[storytext.Draft]:
+    """Scenes as the game has them: through an engine, which is closed then, and its construction of choices."""
+    room = asyncio.Semaphore(AT_ONCE)
 
     async def one(example: storytext.Example) -> storytext.Draft:
         async with room:
@@ -223,7 +221,9 @@ def construction(run: runlog.Run, args: Args, folder: Path, data: Data) -> dict[
     asked = list(islice(cycle(data.test), args.scenes))
     with runlog.console.status(f"{len(asked)} scenes through the engine"):
         genres = {scenario.id: scenario.genre for scenario in data.every}
-        drafts = asyncio.run(write(folder, asked, genres, args.tokens, args.device))
+        engine = open_engine("auto", folder, on=args.device)
+        drafts = asyncio.run(write(engine, asked, genres, args.tokens))
+    run.observe(f"The scenes of the headline came from the engine {engine.name} ({engine.device}).")
     valid = np.array([quality.valid_format(draft, quality.taken(one)) for draft, one in zip(drafts, asked, strict=True)])
     meaning = "scenes through the engine that offer 2 to 4 different choices, or are an ending"
     run.metric("choice_validity", valid, unit="fraction", higher_is_better=True, meaning=meaning)
@@ -245,7 +245,7 @@ def judged(run: runlog.Run, args: Args, prompts: Sequence[str], answers: dict[st
             for other in (name for name in answers if name != "model"):
                 track = lambda pairs, other=other: run.track(pairs, f"judge: model or {other}")  # noqa: E731
                 found = judge.compare(asked, prompts, answers["model"], answers[other], track)
-                judge.record(run, other, f"the model against {NAMES.get(other, 'people')}, by the judge", found)
+                judge.record(run, other, f"the model against {NAMES.get(other, 'the authored answers')}, by the judge", found)
     except UserError as problem:
         runlog.console.print(f"{problem}; all else is kept")
         run.observe(f"The judge stopped before its end: {problem}.")
@@ -272,26 +272,26 @@ def register(run: runlog.Run, folder: Path, sha256: str, gates: dict, panel: Pan
 
 def conclude(run: runlog.Run, values: dict[str, dict[str, np.ndarray]]) -> None:
     def inside(system: str) -> int:
-        bands = {name: band(one, values["human"][name]) for name, one in MEASURES.items()}
+        bands = {name: band(one, values["authored"][name]) for name, one in MEASURES.items()}
         return sum(low <= values[system][name].mean() <= high for name, (low, high) in bands.items())
 
     counts = {system: inside(system) for system in NAMES}
-    run.metric("measures_in_human_band", counts["model"], meaning="measures whose mean for the model lies among human answers")
+    run.metric("measures_in_authored_band", counts["model"], meaning="measures whose mean for the model is in the authored range")
     of = ", ".join(f"{NAMES[system]} on {count}" for system, count in counts.items())
-    run.observe(f"Of {len(MEASURES)} measures the mean lies in the human range for {of}.")
+    run.observe(f"Of {len(MEASURES)} measures the mean lies in the authored range for {of}.")
     said = {key: value(metric, "unit") for key, metric in run.report["metrics"].items()}
     run.claim(
         "Generated stories are coherent and relevant",
         source=scenarios.SOURCE,
         protocol="a target, not ticked; its criterion is left open",
-        ours=f"names in a scene that its prompt knows: {said['carry_over_model']}, people {said['carry_over_human']}",
-        honest=f"{counts['model']} of {len(MEASURES)} measures in the human range; none of them reads for sense, blind votes do",
+        ours=f"names in a scene that its prompt knows: {said['carry_over_model']}, authored ones {said['carry_over_authored']}",
+        honest=f"{counts['model']} of {len(MEASURES)} measures in the authored range; none of them reads for sense, blind votes do",
         verdict="reproduced" if counts["model"] == len(MEASURES) else "not reproduced",
     )
     run.conclude(
         f"Through the engine {said['choice_validity']} of the scenes have valid choices or are an ending, by the model alone "
         f"{said['format_validity_model']}; unseen families take {said['bits_per_byte_model']}, the base "
-        f"{said['bits_per_byte_base']}; {counts['model']} of {len(MEASURES)} measures lie in the human range."
+        f"{said['bits_per_byte_base']}; {counts['model']} of {len(MEASURES)} measures lie in the authored range."
     )
 
 

@@ -26,6 +26,7 @@ from .engines.choose import open_engine
 from .train import counter
 
 T = TypeVar("T")
+Worlds = list[tuple[str, storytext.World]]  # with their titles
 HERO = scenarios.Person("Sora", "they/them")
 
 
@@ -87,7 +88,7 @@ async def write(
     return story
 
 
-def worlds(args: Args) -> list[tuple[str, storytext.World]]:
+def worlds(args: Args) -> Worlds:
     """Title and world of every sample: test scenarios in the order of their names, or the one of the genre asked for."""
     every = scenarios.load()
     if args.genre:
@@ -114,36 +115,28 @@ def main(args: Args) -> dict:
         "Data": "test scenarios: hero, cast and summary are given, every scene is the model's, the choices taken are drawn",
         "Sampling": f"temperature {args.temperature:g}, top 40, at most {args.tokens} tokens",
     }
+    title, objective, given = "Samples", "What do scenes read like that nobody has selected?", worlds(args)
     engine = open_engine(args.engine, place, name, on=args.device)
-    with runlog.Run(
-        args,
-        __file__,
-        "samples",
-        title="Samples",
-        objective="What do scenes read like that nobody has selected?",
-        setup=setup,
-        seeds=[args.seed],
-        device=engine.device,
-    ) as run:
-        stories = _run(_all(args, engine, count))
-        drafts = [draft for story in stories for draft in story.drafts]
-        record(run, drafts)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "scenes.md", sheet(stories, name).encode())
+    try:
+        with runlog.Run(
+            args, __file__, "samples", title=title, objective=objective, setup=setup, seeds=[args.seed], device=engine.device
+        ) as run:
+            stories = _run(_all(args, engine, count, given))
+            drafts = [draft for story in stories for draft in story.drafts]
+            record(run, drafts)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.folder / "scenes.md", sheet(stories, name).encode())
+    finally:
+        asyncio.run(engine.close())
     return run.report
 
 
-async def _all(args: Args, engine: Engine, count: storytext.Count) -> list[Story]:
+async def _all(args: Args, engine: Engine, count: storytext.Count, given: Worlds) -> list[Story]:
     """The stories of the samples, each of another world as long as there are any."""
-    given = worlds(args)
-    try:
-        with runlog.console.status(f"{args.stories * args.turns} scenes"):
-            return [
-                await write(engine, count, args, *given[at % len(given)], (), 1000 * args.seed + 100 * at)
-                for at in range(args.stories)
-            ]
-    finally:
-        await engine.close()
+    with runlog.console.status(f"{args.stories * args.turns} scenes"):
+        return [
+            await write(engine, count, args, *given[at % len(given)], (), 1000 * args.seed + 100 * at) for at in range(args.stories)
+        ]
 
 
 def own(args: Args, place: Path, name: str, count: storytext.Count) -> dict[str, Any]:

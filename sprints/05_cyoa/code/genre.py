@@ -1,9 +1,9 @@
 """Whether a scene reads like its genre, judged by its words alone.
 
 Each genre has one scenario, so a classifier of genres cannot be tested on a genre that it learned. The genres are put into ten
-moods instead. Of the human scenes of the training families the classifier learns their casts rather than their moods (the report
+moods instead. Of the authored scenes of the training families the classifier learns their casts rather than their moods (the report
 says how little it then knows of other families), so it learns from the choice deck: the name of each genre and three cards, which
-stand in no scenario and which no model is trained on. It is tested on human scenes of the families that never train.
+stand in no scenario and which no model is trained on. It is tested on authored scenes of the families that never train.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Moods:
 
     @classmethod
     def of_scenes(cls, training: Sequence[Scenario]) -> "Moods":
-        """Taught by human scenes."""
+        """Taught by authored scenes."""
         pairs = [(scene.text, scenario.genre) for scenario in training for scene in scenario.scenes.values()]
         return cls(*map(list, zip(*pairs, strict=True)))
 

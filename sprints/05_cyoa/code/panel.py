@@ -1,4 +1,4 @@
-"""The panel: every measure of a set of answers to the same prompts, with the range of human answers as its reference."""
+"""The panel: every measure of a set of answers to the same prompts, with the range of authored answers as its reference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,10 +143,10 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def band(measure: Measure, human: np.ndarray) -> tuple[float, float]:
-    """5th to 95th percentile of the means of groups of human answers, drawn at random; of sets, of their values.
+def band(measure: Measure, authored: np.ndarray) -> tuple[float, float]:
+    """5th to 95th percentile of the means of groups of authored answers, drawn at random; of sets, of their values.
     Widened to the mean of all where that lies outside."""
-    values = np.asarray(human, dtype=float)
+    values = np.asarray(authored, dtype=float)
     if not measure.sets:
         rng, size = np.random.default_rng(0), min(GROUP, len(values))
         means = np.array([rng.choice(values, size, replace=False).mean() for _ in range(DRAWS)])
@@ -156,19 +156,19 @@ def band(measure: Measure, human: np.ndarray) -> tuple[float, float]:
     return min(float(low), float(values.mean())), max(float(high), float(values.mean()))
 
 
-def gate(measure: Measure, values: np.ndarray, human: np.ndarray, scenarios: Sequence[str]) -> dict[str, Any]:
+def gate(measure: Measure, values: np.ndarray, authored: np.ndarray, scenarios: Sequence[str]) -> dict[str, Any]:
     """A measure as the promotion gates read it: its value on each scenario, and which way is better. `scenarios` are those of the
     prompts."""
     names, found = list(dict.fromkeys(scenarios)), np.asarray(values, dtype=float)
     means = found if measure.sets else [found[[other == name for other in scenarios]].mean() for name in names]
     read: dict[str, Any] = {"values": dict(zip(names, map(float, means), strict=True)), "better": measure.better}
-    return read | ({"band": list(band(measure, human))} if measure.better == "band" else {})
+    return read | ({"band": list(band(measure, authored))} if measure.better == "band" else {})
 
 
-def sight(measure: Measure, human: np.ndarray, spoiled: np.ndarray) -> tuple[float, bool]:
-    """How well a measure tells spoiled from human answers: the area under the ROC curve in its bad direction (either one for a
+def sight(measure: Measure, authored: np.ndarray, spoiled: np.ndarray) -> tuple[float, bool]:
+    """How well a measure tells spoiled from authored answers: the area under the ROC curve in its bad direction (either one for a
     band; 0.5 is blind), and whether a rank test (Mann & Whitney 1947) finds the difference."""
-    good, bad = np.asarray(human, dtype=float), np.asarray(spoiled, dtype=float)
+    good, bad = np.asarray(authored, dtype=float), np.asarray(spoiled, dtype=float)
     if np.ptp(np.concatenate([good, bad])) == 0:
         return 0.5, False
     test = mannwhitneyu(bad, good)

@@ -1,4 +1,4 @@
-"""The figures of the evaluation: who stands where against human text, and which measure sees which corruption."""
+"""The figures of the evaluation: who stands where against authored text, and which measure sees which corruption."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ import numpy as np
 
 from .panel import MEASURES, band
 
-COLOURS = {"model": "#0072B2", "base": "#E69F00", "ngram": "#CC79A7", "retrieval": "#009E73", "human": "black"}
-MARKS = {"model": "o", "base": "s", "ngram": "^", "retrieval": "D", "human": "|"}
+COLOURS = {"model": "#0072B2", "base": "#E69F00", "ngram": "#CC79A7", "retrieval": "#009E73", "authored": "black"}
+MARKS = {"model": "o", "base": "s", "ngram": "^", "retrieval": "D", "authored": "|"}
 
 
 def panel_figure(plt: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> Any:
-    """A row per measure, on its own scale: the human 5th to 95th percentile in grey, a mark per system."""
+    """A row per measure, on its own scale: the authored 5th to 95th percentile in grey, a mark per system."""
     figure, axes = plt.subplots(len(MEASURES), 1, figsize=(8, 0.62 * len(MEASURES) + 0.8))
     for row, (name, axis) in enumerate(zip(MEASURES, axes, strict=True)):
-        axis.axvspan(*band(MEASURES[name], values["human"][name]), color="#DDDDDD", zorder=0)
+        axis.axvspan(*band(MEASURES[name], values["authored"][name]), color="#DDDDDD", zorder=0)
         for system, found in values.items():
-            mark = {"color": COLOURS[system], "marker": MARKS[system], "markersize": 13 if system == "human" else 7}
+            mark = {"color": COLOURS[system], "marker": MARKS[system], "markersize": 13 if system == "authored" else 7}
             axis.plot(np.mean(found[name]), 0, linestyle="", label=system if not row else None, alpha=0.85, **mark)
         axis.set_yticks([])
         axis.margins(x=0.08)

@@ -222,14 +222,13 @@ def claims(run: runlog.Run) -> None:
             honest=f"the slowest of {run.report['metrics'][f'{key}_seconds']['n']} took {number(slowest[key])} s",
             verdict="reproduced" if slowest[key] < limit else "not reproduced",
         )
-    covered = run.report["metrics"]["genres"]["mean"]
     run.claim(
         "Scenario Coverage: 5/50 genres represented (10%); 100% valid prompt-response pairs",
         source=SOURCE,
         protocol="one row per genre; what makes a pair valid is not said",
         ours=f"{said['genres']} genres in {said['scenarios']} scenarios, all of them valid",
-        honest="valid: every rule of lint holds, among them that each choice leads somewhere and each scene to an ending",
-        verdict="reproduced" if covered >= 50 else "partly reproduced",
+        honest="other rows than theirs; valid: every rule of lint holds, as that from each scene an ending can be reached",
+        verdict="not run here",
     )
 
 

@@ -63,7 +63,7 @@ def write_panel(folder: Path, data_version: str, metrics: Mapping[str, Mapping[s
     """Keep the quality panel of a model beside its weights.
 
     A metric has `values`, its mean on each test scenario, and `better`: higher, lower, or band, then with `band`, the 5th to 95th
-    percentile of human text, outside of which it is worse.
+    percentile of authored text, outside of which it is worse.
     """
     panel = {"weights": registry.weights(folder), "data_version": data_version, "metrics": metrics}
     write_atomically(folder / PANEL, (json.dumps(panel, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The scenarios of data/scenarios: small branching graphs written by people; their schema, their rules, their splits.
+"""The scenarios of data/scenarios: small branching graphs, authored in advance; their schema, their rules, their splits.
 
 A scenario that `read` returns is playable: no choice leads nowhere, every scene can be reached, and an ending can be reached from
 every scene. What only reads badly, or repeats another scenario, is for `lint`.

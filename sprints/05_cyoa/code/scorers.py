@@ -49,14 +49,14 @@ def scorers(memory: quality.Memory, listed: set[str]) -> list[Any]:
         return memory.longest(parse(outputs).scene)
 
     @scorer
-    def bleu_with_human(outputs: str, expectations: dict[str, Any]) -> float:
+    def bleu_with_authored(outputs: str, expectations: dict[str, Any]) -> float:
         return quality.bleu(parse(outputs).scene, [parse(expectations["expected_response"]).scene])
 
     @scorer
     def without_listed_words(outputs: str) -> bool:
         return not quality.toxic(outputs, listed)
 
-    return [valid_format, repetition_4, carry_over, longest_copy, bleu_with_human, without_listed_words]
+    return [valid_format, repetition_4, carry_over, longest_copy, bleu_with_authored, without_listed_words]
 
 
 def evaluate(

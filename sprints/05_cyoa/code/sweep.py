@@ -29,6 +29,7 @@ ALIVE = 60  # seconds between signs of life of a trial
 class Args(runlog.Args):
     """The size of the search."""
 
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")  # trl is torch's
     aside: ClassVar[tuple[str, ...]] = ("storage",)
 
     base: str = "pocket"
@@ -123,7 +124,7 @@ def main(args: Args) -> dict:
         "Optimisation": f"{args.trials} trials of at most {args.epochs} epochs, TPE, median pruning",
     }
     with runlog.Run(args, __file__, "sweep", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        place = train.on_torch(run.device)
+        place = run.device
         data = train.examples(models.load(args.base, place, "none").tokenizer, args.smoke)
         run.data("scenarios", data.version, rows=len(data.scenarios), source=scenarios.DATA.relative_to(ROOT).as_posix())
         search = study(args, base, data.version)

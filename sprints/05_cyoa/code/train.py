@@ -1,4 +1,4 @@
-"""Tune a small model on the human scenes: early stopping, checkpoints, MLflow while it runs, and a version in the registry.
+"""Tune a small model on the authored scenes: early stopping, checkpoints, MLflow while it runs, and a version in the registry.
 
 make cyoa-train                                             the published run, the whole of the Pocket Brain
 make cyoa-train ARGS="--only lora"                          an adapter instead, merged into its base at the end
@@ -14,11 +14,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from shared import device, models, runlog
+from shared import models, runlog
 from shared.report import replaced, write_atomically
 from shared.sprints import ROOT
 
@@ -31,6 +31,8 @@ PREFIX: dict[tuning.Method, str] = {"full": "tuned", "lora": "lora"}  # of the m
 @dataclass
 class Args(runlog.Args):
     """The base and the recipe."""
+
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")  # trl is torch's
 
     base: str = "pocket"
     """pocket, smollm, phi3 (LoRA on 4 bit where the device has it), a hub id or a folder."""
@@ -82,11 +84,6 @@ def counter(tokenizer: Any) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def on_torch(picked: device.Device) -> device.Device:
-    """trl is torch's: on Apple silicon the GPU is reached through it."""
-    return device.pick("mps") if picked.kind == "mlx" else picked
-
-
 def fit(args: Args, method: tuning.Method, experiment: str, base: Path) -> dict:
     """Tune by one method; record, save, register."""
     title = {"full": "Tuning the whole model", "lora": "Tuning an adapter"}[method]
@@ -104,9 +101,9 @@ def fit(args: Args, method: tuning.Method, experiment: str, base: Path) -> dict:
         "Optimisation": f"AdamW in bf16 autocast, {args.batch} examples per update, cosine from {recipe.learning_rate:g}; the "
         f"epoch with the lowest validation loss is kept, of at most {args.epochs}",
     }
-    objective = "What tuning on human scenes does to the loss on scenarios of other families."
+    objective = "What tuning on authored scenes does to the loss on scenarios of other families."
     with runlog.Run(args, __file__, experiment, title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        place = on_torch(run.device)
+        place = run.device
         loaded = models.load(args.base, place, "none" if method == "full" else None)
         data = examples(loaded.tokenizer, args.smoke)
         run.data("scenarios", data.version, rows=len(data.scenarios), source=scenarios.DATA.relative_to(ROOT).as_posix())

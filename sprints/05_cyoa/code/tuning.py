@@ -1,4 +1,4 @@
-"""Tuning on human scenes with trl: examples to tokens, early stopping, checkpoints from which a killed run goes on exactly.
+"""Tuning on authored scenes with trl: examples to tokens, early stopping, checkpoints from which a killed run goes on exactly.
 
 The loss counts the answer and its end sign only. A finished run is a model folder that shared.models loads: of a LoRA run, the
 base with its adapter merged in, since a registry then holds a whole model; the adapter itself lies beside it.

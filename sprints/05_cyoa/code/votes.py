@@ -3,7 +3,7 @@
 $ .venv/bin/python -m sprints.05_cyoa.code.votes votes-*.json                           ranking, agreement, who paid attention
 $ .venv/bin/python -m sprints.05_cyoa.code.votes --add vote.html --database sqlite:///stories.db   the app asks for these pairs too
 
-Some pairs are checks: a human scene against the same scene with its words shuffled. Who fails half of them or more is not counted.
+Some pairs are checks: an authored scene against the same scene with its words shuffled; who fails half or more is not counted.
 """
 
 import base64
@@ -61,10 +61,10 @@ def pairs(examples: Sequence[Example], answers: Mapping[str, Sequence[str]], see
         prompt, other = "\n\n".join(message["content"] for message in example.messages), others[at % len(others)]
         found.append(_pair(prompt, {"model": answers["model"][at], other: answers[other][at]}))
         due |= at % CHECK_EVERY == 0
-        if due and other != "human":  # who has seen a human scene beside its shuffled words knows it in another pair
+        if due and other != "authored":  # who has seen an authored scene beside its shuffled words knows it in another pair
             due = False
             (worse,) = corruption.spoiled(corruption.shuffle_words, [example.response], seed + at)
-            found.append(_pair(prompt, {"human": example.response, SHUFFLED: worse}))
+            found.append(_pair(prompt, {"authored": example.response, SHUFFLED: worse}))
     return [pair for pair in found if len(set(pair["texts"].values())) == 2]
 
 

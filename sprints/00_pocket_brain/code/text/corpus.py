@@ -3,7 +3,7 @@
 story      the simulated small world (stories.py)              split by plot
 recall     subjects and their values, again and again (ditto)  split by form, whose parts occur in others; it trains first
 task       copying, look-up, instructions (tasks.py)           split by phrasing
-prose      data/prose and data/dialogues, written by hand      split by file
+prose      data/prose and data/dialogues, written for it       split by file
 docstring  docstrings of installed packages (library.py)       split by file
 code       their short functions                               split by file
 """

@@ -1,4 +1,4 @@
-"""The task generator: copying, look-up in context and small instructions, every answer computed or written by hand."""
+"""The task generator: copying, look-up in context and small instructions, every answer computed or given in data/."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Scenes by hand: an author's choice in an author's scene leads to the author's next scene, without the model.
+"""Authored scenes: an author's choice in an author's scene leads to the author's next scene, without the model.
 
 The graph of the scenario is the only record: a node stands where its text stands, so stories that were imported, or begun before,
 go on too; a scene that was changed since is nobody's place, and the model goes on from it.

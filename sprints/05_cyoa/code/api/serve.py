@@ -31,7 +31,7 @@ from shared.runlog import console
 from shared.sprints import ROOT
 
 from .. import registry, scenarios
-from ..engines.choose import Kind, open_engine
+from ..engines.choose import Kind, open_engine, where
 from .app import LOCAL, create_app
 from .champion import Champion
 from .limits import Limits
@@ -139,6 +139,8 @@ def build(args: Args) -> tuple[Server, str]:
     """The server, ready to run, and the address of its page."""
     if not re.fullmatch(r"[A-Za-z0-9_-]*", args.token):
         raise UserError("a token has letters, digits and - _ only")
+    if args.engine != "openai" and not args.base_url:
+        where(args.engine, args.device)  # to refuse now what no model could be opened on
     token = args.token or (secrets.token_urlsafe(24) if args.public else "")
     listener = listen("0.0.0.0" if args.public else "127.0.0.1", args.port)
     port = listener.getsockname()[1]

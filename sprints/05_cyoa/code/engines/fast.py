@@ -63,7 +63,7 @@ class Fast(Worker):
         super().__init__(
             Prompts(tokenizer, stop_ids, context),
             model_version or self._folder.name,
-            Device("cpu", precision, "CTranslate2 is for CPUs here"),
+            Device("cpu", precision, "the engine fast computes on the CPU"),
         )
 
     def _open(self) -> ctranslate2.Generator:

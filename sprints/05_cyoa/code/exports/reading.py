@@ -88,7 +88,7 @@ def _writers(story: StoryDocument) -> str:
 
 def _writer(page: Page) -> str:
     if page.actor != "model":
-        return "by hand" if page.actor == "author" else "by the player"
+        return "in advance" if page.actor == "author" else "by the player"
     shipped = page.model_version == "shipped"
     return "by the model that comes with the game" if shipped else line(f"by the model {page.model_version or ''}")
 

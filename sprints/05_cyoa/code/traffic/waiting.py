@@ -107,33 +107,42 @@ def players(args: Any, game: Game) -> dict:
                 "and p95, with the range of the rounds.",
                 matters="From where twice the players wait twice as long one process is full; more processes on more cores help.",
             )
-        p95 = {(what, users): float(np.mean(rounds, axis=0)[1]) for (what, users), rounds in waits.items()}
-        counts = sorted(args.users)
-        quick = list(itertools.takewhile(lambda users: p95["scene", users] <= SCENE, counts))
-        listing = ", ".join(f"{p95['scene', users]:.2f} s with {users}" for users in counts)
-        run.claim(
-            "API responds within 2 seconds",
-            source=scenarios.SOURCE,
-            protocol="a target, not ticked, for no stated number of users; no API is in its repository",
-            ours=f"players: {counts[0]}, a scene: {p95['scene', counts[0]]:.2f} s (p95)",
-            honest=f"it holds for {f'up to {quick[-1]}' if quick else 'none of the'} players who never pause: {listing}",
-            verdict=verdict(bool(quick) and not errors, quick == counts),
-        )
-        shown = USERS if USERS in counts else counts[-1]
-        scene, first = p95["scene", shown], p95["first_token", shown]
-        run.claim(
-            f"{shown} players who never pause get a scene within {SCENE:g} s and its first text within {FIRST:g} s (p95)",
-            source=AIM,
-            protocol="none",
-            ours="none",
-            honest=f"{scene:.2f} s and {first:.2f} s, with the load on the same machine",
-            verdict=verdict((scene <= SCENE or first <= FIRST) and not errors, scene <= SCENE and first <= FIRST),
-        )
+        p95 = {what: {users: float(np.mean(waits[what, users], axis=0)[1]) for users in sorted(args.users)} for what in meanings}
+        claims(run, p95, args.tokens, errors.total())
+        shown = USERS if USERS in args.users else max(args.users)
+        scene, first = p95["scene"][shown], p95["first_token"][shown]
         run.conclude(
             f"{shown} players who never pause wait {scene:.2f} s (p95) for a scene and {first:.2f} s for its first text; "
             f"{errors.total()} turns went wrong."
         )
     return run.report
+
+
+def claims(run: Any, p95: dict[str, dict[int, float]], tokens: int, errors: int) -> None:
+    """What became of the original's target and of our aim; `p95` is in seconds, by the count of players, in its order."""
+    scene, first = p95["scene"], p95["first_token"]
+    quick = list(itertools.takewhile(lambda users: scene[users] <= SCENE, scene))
+    least, wrong = min(scene), f"; turns that went wrong: {errors}" * bool(errors)
+    run.claim(
+        "API responds within 2 seconds",
+        source=scenarios.SOURCE,
+        protocol="a target, not ticked, for no stated number of users; no API is in its repository",
+        ours=f"players: {least}, a scene of at most {tokens} tokens: {scene[least]:.2f} s (p95)",
+        honest=f"players who never pause: it holds for {f'up to {quick[-1]}' if quick else 'no count'} of those tried ("
+        + ", ".join(f"{users}: {seconds:.2f} s" for users, seconds in scene.items())
+        + f"), with scenes of at most {tokens} tokens, where the game allows {GAME}{wrong}",
+        verdict=verdict(bool(quick), len(quick) == len(scene) and not errors),
+    )
+    if USERS in scene:
+        held = scene[USERS] <= SCENE, first[USERS] <= FIRST
+        run.claim(
+            f"{USERS} players who never pause get a scene within {SCENE:g} s and its first text within {FIRST:g} s (p95)",
+            source=AIM,
+            protocol="none",
+            ours="none",
+            honest=f"{scene[USERS]:.2f} s and {first[USERS]:.2f} s, at most {tokens} tokens, the load on the same machine{wrong}",
+            verdict=verdict(any(held), all(held) and not errors),
+        )
 
 
 def choices(args: Any, game: Game) -> dict:

@@ -8,7 +8,7 @@ export const modelName = (version) => (version === "shipped" ? "the model that c
 
 /** Who wrote a scene; nothing while that is not known yet. */
 export function byline(node) {
-  if (node.actor === "author") return "Written by hand";
+  if (node.actor === "author") return "Written in advance";
   if (node.actor === "player") return "Written by you";
   return node.model_version ? `Written by ${modelName(node.model_version)}` : "";
 }

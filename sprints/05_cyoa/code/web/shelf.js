@@ -133,5 +133,5 @@ export async function showShelf() {
   scenarios = answer.scenarios;
   filter();
   const model = await get("/model").catch(() => null);
-  if (model) $("#model").textContent = `The ways through a story were written by hand. Where you leave them, ${modelName(model.version)} goes on (engine ${model.engine}), and small models wander.`;
+  if (model) $("#model").textContent = `The ways through a story were written in advance. Where you leave them, ${modelName(model.version)} goes on (engine ${model.engine}), and small models wander.`;
 }
