@@ -13,6 +13,7 @@ from shared import models
 
 CODE = "sprints.05_cyoa.code.engines."
 base, choose, fast, worker = (import_module(f"{CODE}{name}") for name in ("base", "choose", "fast", "worker"))
+serve = import_module("sprints.05_cyoa.code.api.serve")
 JOBS = st.lists(st.tuples(st.integers(1, 511), st.sampled_from([0.0, 0.8]), st.sampled_from([None, 7]), st.booleans()), min_size=1)
 
 
@@ -111,5 +112,10 @@ def test_an_engine_computes_where_it_is_asked_to_and_says_where(kind, on, name, 
 
 @pytest.mark.parametrize(("kind", "on"), [("fast", "cuda"), ("fast", "mlx"), ("hf", "mlx"), ("mlx", "cpu")])
 def test_an_engine_that_cannot_compute_there_is_refused(kind, on):
-    with pytest.raises(choose.UserError, match=f"--device {on}: this program runs on"):
+    with pytest.raises(choose.UserError, match=f"--device {on}: the engine {kind} computes on"):
         choose.open_engine(kind, models.POCKET, on=on)
+
+
+def test_a_server_on_a_device_that_its_engine_cannot_have_does_not_start():
+    with pytest.raises(choose.UserError, match="--device mlx: the engine fast"):
+        serve.build(serve.Args(engine="fast", device="mlx"))

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from shared import runlog
 from shared.errors import UserError
 from tests.cyoa_game import serving
 
@@ -194,3 +195,23 @@ def test_figures_are_drawn():
     ):
         figure.canvas.draw()
         plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("waits", "errors", "verdicts", "says"),
+    [
+        ({1: 0.2, 16: 1.9, 32: 2.0}, 0, ["reproduced", "reproduced"], "up to 32"),
+        ({1: 0.2, 16: 1.9, 32: 2.0}, 3, ["partly reproduced", "partly reproduced"], "went wrong: 3"),
+        ({1: 0.2, 8: 1.7, 16: 3.3}, 0, ["partly reproduced", "not reproduced"], "up to 8"),
+        ({1: 0.2, 8: 2.1, 16: 1.9}, 0, ["partly reproduced", "reproduced"], "up to 1 "),
+        ({2: 2.5}, 0, ["not reproduced"], "no count"),
+    ],
+)
+def test_claims_of_speed_say_for_how_many_players_they_hold(waits, errors, verdicts, says, tmp_path):
+    first = {users: seconds / 4 for users, seconds in waits.items()}
+    with runlog.Run(
+        runlog.Args(device="cpu", out=tmp_path, mlflow=False), load.__file__, "waits", title="", objective="", setup={}
+    ) as run:
+        waiting.claims(run, {"scene": waits, "first_token": first}, 64, errors)
+    assert [claim["verdict"] for claim in run.report["claims"]] == verdicts
+    assert says in run.report["claims"][0]["honest"] and "64 tokens" in run.report["claims"][0]["ours"]

@@ -165,7 +165,8 @@ def test_versions():
 def test_a_commit_is_marked_when_code_differs_from_it_but_not_for_results_and_documents(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     assert environment.git_commit() == "unknown"
-    files = ["shared/runlog.py", "sprints/01_a/code/train.py", "sprints/01_a/results/b/report.json", "docs/a.svg", "README.md"]
+    files = ["shared/runlog.py", "sprints/01_a/code/train.py", "sprints/01_a/results/model.safetensors"]
+    files += ["sprints/01_a/results/b/report.json", "sprints/01_a/results/b/a.png", "docs/a.svg", "README.md"]
     for file in map(tmp_path.joinpath, files):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("old")
@@ -174,7 +175,7 @@ def test_a_commit_is_marked_when_code_differs_from_it_but_not_for_results_and_do
         subprocess.run([*git, *words], check=True)
     commit = environment.git_commit()
     assert len(commit) == 12 and "+" not in commit
-    for file, mark in zip(files, ["+", "+", "", "", ""], strict=True):
+    for file, mark in zip(files, ["+", "+", "+", "", "", "", ""], strict=True):
         (tmp_path / file).write_text("new")
         assert environment.git_commit() == commit + mark, file
         (tmp_path / file).write_text("old")
