@@ -165,7 +165,7 @@ def test_prompts_for_people_are_spread_over_the_stories():
 
 def test_samples_end_with_their_last_scene_where_the_model_would_end_early():
     args = generate.Args(stories=2, turns=3)
-    told = asyncio.run(generate._all(args, Parrot("Then it was all over.\n\nThe end."), storytext.estimate))
+    told = asyncio.run(generate._all(args, Parrot("Then it was all over.\n\nThe end."), storytext.estimate, generate.worlds(args)))
     assert [[draft.ending for draft in story.drafts] for story in told] == [[False, False, True]] * 2
     assert len({story.title for story in told}) == 2
 

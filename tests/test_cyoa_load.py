@@ -210,7 +210,7 @@ def test_figures_are_drawn():
 def test_claims_of_speed_say_for_how_many_players_they_hold(waits, errors, verdicts, says, tmp_path):
     first = {users: seconds / 4 for users, seconds in waits.items()}
     with runlog.Run(
-        runlog.Args(device="cpu", out=tmp_path, mlflow=False), load.__file__, "waits", title="", objective="", setup={}
+        runlog.Args(device="cpu", out=tmp_path, mlflow=False), str(load.__file__), "waits", title="", objective="", setup={}
     ) as run:
         waiting.claims(run, {"scene": waits, "first_token": first}, 64, errors)
     assert [claim["verdict"] for claim in run.report["claims"]] == verdicts
