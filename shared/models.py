@@ -49,11 +49,14 @@ class LoadedModel:
     tokenizer: Any  # transformers.PreTrainedTokenizerBase
     name: str  # pocket, the hub id or the folder
     reason: str  # why this model, in which precision, and what its folder lacked
-    backend: Literal["torch", "mlx"]
     stop_ids: list[int]  # tokens that end a turn or a text
     context: int | None  # most tokens of prompt and answer together
     revision: str | None  # commit on the hub
     device: Device
+
+    @property
+    def backend(self) -> Literal["torch", "mlx"]:
+        return "mlx" if self.device.kind == "mlx" else "torch"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -113,7 +116,7 @@ def _load(name: str, device: Device, quantization: str, why: str) -> LoadedModel
         raise UserError(f"the model {folder} cannot be loaded ({_line(error)}): {advice}") from error
     reason = "; ".join([why, f"{stored or (quantization if quantization in RUNS_ON else device.dtype)} on {device.kind}", *notes])
     context = config.get("max_position_embeddings")
-    return LoadedModel(model, tokenizer, name, reason, backend, stop_ids, context, revision, device)
+    return LoadedModel(model, tokenizer, name, reason, stop_ids, context, revision, device)
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, list[int], int | None]:

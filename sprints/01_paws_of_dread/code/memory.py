@@ -241,7 +241,7 @@ def cuda_peak(
     encoded = [Encoded(row.tolist(), 0) for row in torch.randint(2, config.vocab_size, ((WARM_UP + steps) * rows, length))]
     with tempfile.TemporaryDirectory() as folder:
         if ours:
-            loaded = models.LoadedModel(model, tokenizer, "random", "for its size", "torch", [1], length, None, pick(kind))
+            loaded = models.LoadedModel(model, tokenizer, "random", "for its size", [1], length, None, pick(kind))
             made = tune_torch.trainer(loaded, chosen, encoded, encoded[:1], Path(folder), **tune_torch.STILL)
         else:
             options: dict = {"num_train_epochs": 1, "use_cpu": kind == "cpu", "report_to": "none", "save_strategy": "no"}

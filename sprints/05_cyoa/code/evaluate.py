@@ -44,7 +44,7 @@ from .engines.choose import open_engine
 from .genre import Moods
 from .panel import MEASURES, Panel, band, gate
 from .panel_figures import panel_figure
-from .train import counter
+from .train import TORCH, counter
 
 AT_ONCE = 32  # scenes in the engine
 NAMES = {"model": "the tuned model", "base": "the untuned base", "ngram": "an n-gram model", "retrieval": "the nearest scene"}
@@ -54,7 +54,7 @@ NAMES = {"model": "the tuned model", "base": "the untuned base", "ngram": "an n-
 class Args(runlog.Args):
     """What is judged, on how much text."""
 
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
+    devices: ClassVar[tuple[str, ...]] = TORCH
 
     model: Path | None = None
     """A model folder; when not given the shipped one, before it is trained the base."""

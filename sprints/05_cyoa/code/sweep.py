@@ -29,7 +29,7 @@ ALIVE = 60  # seconds between signs of life of a trial
 class Args(runlog.Args):
     """The size of the search."""
 
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")  # trl is torch's
+    devices: ClassVar[tuple[str, ...]] = train.TORCH
     aside: ClassVar[tuple[str, ...]] = ("storage",)
 
     base: str = "pocket"
@@ -124,11 +124,10 @@ def main(args: Args) -> dict:
         "Optimisation": f"{args.trials} trials of at most {args.epochs} epochs, TPE, median pruning",
     }
     with runlog.Run(args, __file__, "sweep", title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        place = run.device
-        data = train.examples(models.load(args.base, place, "none").tokenizer, args.smoke)
+        data = train.examples(models.load(args.base, run.device, "none").tokenizer, args.smoke)
         run.data("scenarios", data.version, rows=len(data.scenarios), source=scenarios.DATA.relative_to(ROOT).as_posix())
         search = study(args, base, data.version)
-        explore(search, args, place, data, base / "trials")
+        explore(search, args, run.device, data, base / "trials")
         record(run, search)
     return run.report
 

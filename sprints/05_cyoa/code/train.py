@@ -27,12 +27,14 @@ from .diary import RUN_FILE, diary
 
 PREFIX: dict[tuning.Method, str] = {"full": "tuned", "lora": "lora"}  # of the metrics
 
+TORCH = ("cpu", "cuda", "mps")  # where trl computes
+
 
 @dataclass
 class Args(runlog.Args):
     """The base and the recipe."""
 
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")  # trl is torch's
+    devices: ClassVar[tuple[str, ...]] = TORCH
 
     base: str = "pocket"
     """pocket, smollm, phi3 (LoRA on 4 bit where the device has it), a hub id or a folder."""
@@ -103,8 +105,7 @@ def fit(args: Args, method: tuning.Method, experiment: str, base: Path) -> dict:
     }
     objective = "What tuning on authored scenes does to the loss on scenarios of other families."
     with runlog.Run(args, __file__, experiment, title=title, objective=objective, setup=setup, seeds=[args.seed]) as run:
-        place = run.device
-        loaded = models.load(args.base, place, "none" if method == "full" else None)
+        loaded = models.load(args.base, run.device, "none" if method == "full" else None)
         data = examples(loaded.tokenizer, args.smoke)
         run.data("scenarios", data.version, rows=len(data.scenarios), source=scenarios.DATA.relative_to(ROOT).as_posix())
         run.observe(f"The base: {loaded}.")
@@ -114,9 +115,9 @@ def fit(args: Args, method: tuning.Method, experiment: str, base: Path) -> dict:
         store = versions.Store() if args.mlflow and not args.smoke else None
         with diary(home, asdict(recipe) | {"base": args.base}, data.scenarios, store) as log:
             course = tuning.tune(loaded, recipe, train, validation, home, log.callbacks)
-        tuning.save(loaded, args.base, place, home / "model")
+        tuning.save(loaded, args.base, run.device, home / "model")
         after = encoding.bits_per_byte(
-            models.load(str(home / "model"), place, "none"), data.test
+            models.load(str(home / "model"), run.device, "none"), data.test
         )  # of the files, not of the memory
         record(run, PREFIX[method], course, before, after)
         metrics = {"validation_loss": course.best["validation_loss"], "test_bits_per_byte": float(np.mean(list(after.values())))}

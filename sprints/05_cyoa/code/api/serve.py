@@ -77,6 +77,11 @@ class Args(runlog.Args):
     open: bool = True
     """Open the page in the browser, where there is one."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another server writes."""
+        return self.engine == "openai" or bool(self.base_url)
+
 
 class Server(uvicorn.Server):
     """Refuses new scenes as soon as it is told to stop, and stops the running ones in time."""
@@ -87,7 +92,7 @@ class Server(uvicorn.Server):
         def source() -> tuple[Path | None, str]:
             """Who is champion. While its registry is down a champion stays: the shipped model is for the start."""
             nonlocal last
-            if args.engine == "openai" or args.base_url:
+            if args.elsewhere:
                 return None, args.model or "openai"
             found = registry.champion()
             if last is None or found.name.startswith(registry.NAME) or not last.name.startswith(registry.NAME):
@@ -139,7 +144,7 @@ def build(args: Args) -> tuple[Server, str]:
     """The server, ready to run, and the address of its page."""
     if not re.fullmatch(r"[A-Za-z0-9_-]*", args.token):
         raise UserError("a token has letters, digits and - _ only")
-    if args.engine != "openai" and not args.base_url:
+    if not args.elsewhere:
         where(args.engine, args.device)  # to refuse now what no model could be opened on
     token = args.token or (secrets.token_urlsafe(24) if args.public else "")
     listener = listen("0.0.0.0" if args.public else "127.0.0.1", args.port)

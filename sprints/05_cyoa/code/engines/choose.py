@@ -47,19 +47,15 @@ def open_engine(
     chosen = where(kind, on)
     if folder is None or not folder.is_dir():
         raise UserError(f"no model in {folder}: train one with `make cyoa-train`")
-    if kind == "auto":
-        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if chosen.kind == "cpu" or (on == "auto" and weights <= SMALL):
-            from .fast import UnsupportedError
+    small = sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= SMALL
+    if kind == "fast" or (kind == "auto" and (chosen.kind == "cpu" or (on == "auto" and small))):
+        from .fast import Fast, UnsupportedError
 
-            try:
-                return open_engine("fast", folder, model_version)
-            except UnsupportedError:
-                pass
-    if kind == "fast":
-        from .fast import Fast
-
-        return Fast(folder, model_version)
+        try:
+            return Fast(folder, model_version)
+        except UnsupportedError:
+            if kind == "fast":
+                raise
     loaded = models.load(str(folder), chosen)
     if chosen.kind == "mlx":
         from .mlx import Mlx
