@@ -24,6 +24,7 @@ from shared.report import Reports, read_all
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a program that was told to stop
+GRACE = 30.0  # seconds to clean up in; one that was started in the background may ignore Ctrl-C altogether
 STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo", "bench", "serve", "load")
 
 
@@ -83,7 +84,7 @@ def call(command: list[str], output: IO[bytes] | None = None, folder: Path = ROO
     clean up, instead of killing it. A signal to end reaches only this process: it is passed on.
 
     Returns its exit code. Raises KeyboardInterrupt when it, or this process, was told to stop, and TimeoutExpired when it was still
-    at work after `limit` seconds: then it is asked to stop, as by Ctrl-C.
+    at work after `limit` seconds: then it is asked to stop, as by Ctrl-C, and GRACE seconds later ended.
     """
     process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT if output else None)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -94,13 +95,13 @@ def call(command: list[str], output: IO[bytes] | None = None, folder: Path = ROO
         return code
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        process.wait()
+        process.wait(GRACE)
         raise
     except KeyboardInterrupt:
         process.wait()
         raise
     finally:
-        if process.poll() is None:  # Ctrl-C again: nothing goes on unseen
+        if process.poll() is None:  # Ctrl-C again, or none heard: nothing goes on unseen
             process.terminate()
             process.wait()
         signal.signal(signal.SIGTERM, before)

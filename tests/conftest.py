@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -13,6 +14,9 @@ from shared import models
 
 settings.register_profile("repository", deadline=None)  # a loaded machine is no error of the code
 settings.load_profile("repository")
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # started in the background, a suite and what it starts would ignore Ctrl-C
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -28,6 +28,14 @@ def test_a_program_that_takes_too_long_is_asked_to_stop(tmp_path):
     assert (tmp_path / "began").exists() and (tmp_path / "cleaned").exists()
 
 
+def test_a_program_that_ignores_ctrl_c_is_ended_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sprints, "GRACE", 0.5)
+    deaf, start = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)", time.perf_counter()
+    with pytest.raises(subprocess.TimeoutExpired):
+        sprints.call([sys.executable, "-c", deaf], folder=tmp_path, limit=3.0)
+    assert time.perf_counter() - start < 30
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_program_that_was_told_to_stop_stops_what_would_follow(sent, tmp_path):
     kill = [sys.executable, "-c", f"import os, signal; signal.signal({sent}, signal.SIG_DFL); os.kill(os.getpid(), {sent})"]
