@@ -202,7 +202,7 @@ def read_yaml(path: Path, encoding: str = "utf-8") -> Any:
         return yaml.load(text, loader)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: another encoding, or a date such as 2024-02-30
         raise DataError(f"{path} is not YAML in {encoding}: {' '.join(str(error).split())}") from None
 
 

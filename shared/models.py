@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.device import Device, DeviceName, pick
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.sprints import ROOT
 
 Quantization = Literal["auto", "none", "nf4", "mlx4"]
@@ -113,7 +113,7 @@ def _load(name: str, device: Device, quantization: str, why: str) -> LoadedModel
             model.generation_config.pad_token_id = tokenizer.pad_token_id
     except Exception as error:  # broken folders make the libraries raise almost anything
         advice = "use another folder, device or quantization"
-        raise UserError(f"the model {folder} cannot be loaded ({_line(error)}): {advice}") from error
+        raise UserError(f"the model {folder} cannot be loaded ({line(error)}): {advice}") from error
     reason = "; ".join([why, f"{stored or (quantization if quantization in RUNS_ON else device.dtype)} on {device.kind}", *notes])
     context = config.get("max_position_embeddings")
     return LoadedModel(model, tokenizer, name, reason, stop_ids, context, revision, device)
@@ -152,7 +152,7 @@ def _find(name: str) -> tuple[Path, str | None]:
         raise HubError(f"the hub gives no model {name}{hint}: {advice}") from error
     except Exception as error:  # no network, no answer, no space: whatever it was, there is no model
         advice = "connect to the network, set HF_HOME to a cache that has it, or use pocket (`make pocket-train`)"
-        raise HubError(f"cannot get {name} from the hub ({_line(error)}): {advice}") from error
+        raise HubError(f"cannot get {name} from the hub ({line(error)}): {advice}") from error
     return folder, folder.name
 
 
@@ -162,10 +162,6 @@ def _missing(folder: Path) -> list[str]:
     weights = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     missing = [name for name in ("config.json", *sorted(weights)) if not (folder / name).is_file()]
     return missing if [*folder.glob("tokenizer.*"), *folder.glob("vocab.*")] else [*missing, "tokenizer.json"]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
 
 
 def _tokenizer(folder: Path, config: dict) -> tuple[Any, list[int], list[str]]:

@@ -12,6 +12,7 @@ from shared.errors import UserError
 
 Reports = Mapping[str, dict]  # experiment -> report
 NOT_RUN = "not run here"
+VERDICTS = ("reproduced", "partly reproduced", "not reproduced", NOT_RUN)  # on a claim
 AIM = "our aim"  # as the source of a claim: no original makes it
 OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
 
@@ -35,6 +36,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_run(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a run into `folder` in their order, the report last: it speaks of the others; figures of an earlier go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    for path in folder.glob("*.png"):
+        if path.name not in files:
+            path.unlink()
 
 
 @contextmanager
@@ -67,6 +78,11 @@ def refuse_foreign(folder: Path, mark: str, what: str) -> None:
     """Raises UserError where `folder` is there and is neither empty nor `what`, which has a file called `mark`."""
     if folder.exists() and not (folder.is_dir() and ((folder / mark).is_file() or not any(folder.iterdir()))):
         raise UserError(f"{folder} holds something else than {what}: choose another folder")
+
+
+def verdict(*held: bool) -> str:
+    """On a claim, by its parts: reproduced where all of them hold, partly where some do."""
+    return VERDICTS[0] if all(held) else VERDICTS[1] if any(held) else VERDICTS[2]
 
 
 def quoted(text: str) -> str:

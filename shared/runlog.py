@@ -44,7 +44,7 @@ from shared import stats, tracking
 from shared.device import Device, DeviceName, pick
 from shared.environment import command, describe_machine, git_commit, peak_memory_mib, versions
 from shared.errors import UserError
-from shared.report import interval, same_result, value, write_atomically
+from shared.report import VERDICTS, interval, same_result, value, write_run
 from shared.sprints import ROOT, load
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "torch", "transformers", "peft", "trl", "mlflow", "matplotlib")
@@ -136,7 +136,7 @@ class Run:
         self.folder = home(args, self.sprint) / experiment
         if not (args.out or args.smoke) and (names := changed(args)):
             console.print(f"not the published settings ({', '.join(names)}): the results go to runs/custom")
-        self._figures: dict[str, bytes] = {}
+        self._files: dict[str, bytes] = {}
         self.report: dict = {
             "sprint": self.sprint.name,
             "experiment": experiment,
@@ -207,8 +207,8 @@ class Run:
 
     def claim(self, text: str, *, source: str, protocol: str, ours: str, honest: str, verdict: str) -> None:
         """Record a claim of the original: what they said, what their protocol gives here, what an honest one gives."""
-        if verdict not in (allowed := ("reproduced", "not reproduced", "partly reproduced", "not run here")):
-            raise ValueError(f"verdict must be one of {', '.join(allowed)}")
+        if verdict not in VERDICTS:
+            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}")
         self.report["claims"].append(
             {"claim": text, "source": source, "protocol": protocol, "ours": ours, "honest": honest, "verdict": verdict}
         )
@@ -220,8 +220,12 @@ class Run:
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
         plt.close(figure)
-        self._figures[f"{name}.png"] = png.getvalue()
+        self._files[f"{name}.png"] = png.getvalue()
         self.report["figures"].append({"file": f"{name}.png", "shows": shows, "matters": matters})
+
+    def file(self, name: str, text: str) -> None:
+        """Keep a text as a file beside the report."""
+        self._files[name] = text.encode()
 
     def observe(self, text: str) -> None:
         """Note something seen: behaviour, failure modes, surprises; numbers in it come from the run's variables."""
@@ -239,14 +243,9 @@ class Run:
         self.report = _plain(self.report)
         text = json.dumps(self.report, indent=1, allow_nan=False) + "\n"
         text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list of numbers on one line
-        files = self._figures | {"report.json": text.encode()}  # the report last: it speaks of figures that are there
+        files = self._files | {"report.json": text.encode()}
         if not self._is_published():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                write_atomically(self.folder / name, content)
-            for path in self.folder.glob("*.png"):
-                if path.name not in files:  # a figure of an earlier run
-                    path.unlink()
+            write_run(self.folder, files)
         console.print(_metric_table(self.report))
         if self.report["conclusion"]:
             console.print(self.report["conclusion"], style="bold")
@@ -258,9 +257,9 @@ class Run:
     def _is_published(self) -> bool:
         """results/ holds this very result: the report of the run that measured it first stands, and git sees no change."""
         with contextlib.suppress(OSError, ValueError):
-            figures = {path.name: path.read_bytes() for path in self.folder.glob("*.png")}
+            kept = all((self.folder / name).read_bytes() == content for name, content in self._files.items())
             before = json.loads((self.folder / "report.json").read_bytes())
-            return self.folder.is_relative_to(self.sprint) and figures == self._figures and same_result(before, self.report)
+            return self.folder.is_relative_to(self.sprint) and kept and same_result(before, self.report)
         return False
 
 

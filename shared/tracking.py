@@ -2,10 +2,20 @@
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+
+from shared.errors import UserError, line
+
+
+def without_password(url: str, flag: str) -> str:
+    """The URL that `flag` gives, for a report may name it. Raises UserError where it holds a password."""
+    if re.search(r"://[^/@:]*:[^@]*@|[?&]password=", url):
+        raise UserError(f"{flag}: leave the password out, reports name the URL; PGPASSWORD or ~/.pgpass can hold it")
+    return url
 
 
 def mirror(report: dict, files: Mapping[str, bytes]) -> str:
@@ -25,7 +35,7 @@ def mirror(report: dict, files: Mapping[str, bytes]) -> str:
             warnings.simplefilter("ignore")
             return f"MLflow: run {_log(uri, report, files)} at {uri}"
     except Exception as error:  # whatever MLflow or its server does, the report is safe
-        return f"MLflow: not mirrored to {uri} ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]})"
+        return f"MLflow: not mirrored to {uri} ({type(error).__name__}: {line(error)})"
 
 
 def _log(uri: str, report: dict, files: Mapping[str, bytes]) -> str:

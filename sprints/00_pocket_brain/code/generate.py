@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from shared import models, runlog, streaming
-from shared.report import quoted, write_atomically
+from shared.report import quoted
 from shared.runlog import console
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data" / "prompts.txt"
@@ -66,8 +66,7 @@ def sheet(args: Args, loaded: models.LoadedModel, run: runlog.Run) -> None:
     run.metric("sample_tokens", lengths, unit="tokens", meaning="length of the samples on the sheet")
     run.observe(f"{whole} of {len(lengths)} samples end by themselves.")
     run.conclude(f"{len(lengths)} texts, nothing selected, in samples.md beside this report.")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / "samples.md", "\n".join(lines).encode())
+    run.file("samples.md", "\n".join(lines))
 
 
 def main(args: Args) -> dict | None:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from shared import models
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.report import replaced
 
 WEIGHTS, CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -60,8 +60,7 @@ def load(loaded: models.LoadedModel, folder: Path) -> models.LoadedModel:
     try:
         shapes, config, theirs = _read(folder)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"the adapter in {folder} is damaged ({what}): train it again") from None
+        raise UserError(f"the adapter in {folder} is damaged ({line(error)}): train it again") from None
     mine = identity(loaded)
     if theirs and (theirs["base"] != mine["base"] or (theirs["revision"] and mine["revision"] not in ("", theirs["revision"]))):
         same = "other weights of that name" if theirs["base"] == mine["base"] else mine["base"]

@@ -76,8 +76,8 @@ def say(args: Args, prompts: list[str]) -> None:
             console.print()
 
 
-def sheet(args: Args, run: runlog.Run) -> None:
-    """generated_responses.md: every prompt once, unselected, then the best by the scores; and the blind page."""
+def sheet(args: Args, run: runlog.Run) -> str:
+    """The text of generated_responses.md: every prompt once, unselected, then the best by the scores; and the blind page."""
     base, tuned = both(args)
     rows = snippets.read()
     held_out = snippets.split(rows, "test")
@@ -101,10 +101,7 @@ def sheet(args: Args, run: runlog.Run) -> None:
         for name, written in zip(ended, answers, strict=True):
             ended[name] += [one.ended for one in written]
     lines += best(args, run, tuned, rows)
-    target = run.folder.parent
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / "generated_responses.md", "\n".join(lines).encode())
-    write_atomically(run.folder / "vote.html", vote.page(list(pairs.values()), "The Paws of Dread").encode())
+    run.file("vote.html", vote.page(list(pairs.values()), "The Paws of Dread"))
     count, up = len(ended["base"]), {"unit": "fraction", "higher_is_better": True}
     run.metric("sheet_prompts", count, unit="prompts", meaning="answered once by base and tuned model, nothing selected")
     for name, flags in ended.items():
@@ -114,6 +111,7 @@ def sheet(args: Args, run: runlog.Run) -> None:
         f"On the sheet {sum(ended['tuned'])} of {count} answers of the tuned model and {sum(ended['base'])} of the base end by "
         f"themselves within {args.new_tokens} tokens."
     )
+    return "\n".join(lines)
 
 
 def best(args: Args, run: runlog.Run, tuned: models.LoadedModel, rows: list[snippets.Snippet]) -> list[str]:
@@ -179,7 +177,8 @@ def main(args: Args) -> dict | None:
             small, setting, place = snippets.toy(snippets.read()), recipe.Recipe(epochs=1), run.folder.parent / "adapters"
             tuned = tuning.tune(args.model, run.device, setting, small, place)
             args.adapter = tuning.home(place, tuned.loaded, setting, small) / "adapter"
-        sheet(args, run)
+        text = sheet(args, run)
+    write_atomically(run.folder.parent / "generated_responses.md", text.encode())
     return run.report
 
 

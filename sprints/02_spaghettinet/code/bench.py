@@ -19,7 +19,6 @@ import torch
 
 from shared import runlog
 from shared.errors import UserError
-from shared.report import write_atomically
 
 from . import contenders, roofline, timings
 from .contenders import BUNDLE, HALF, LINEAR, ONEDNN, PACKED, RANDOM, Case
@@ -124,8 +123,7 @@ def speed(args: Args) -> dict:
                 low, middle, high = 1e6 * np.percentile(seconds, [25, 50, 75])
                 cell = f"{case.in_features}x{case.out_features},{case.batch},{case.sparsity},{mode}"
                 lines.append(f'{cell},"{name}",{middle:.2f},{low:.2f},{high:.2f}')
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "times.csv", "\n".join([*lines, ""]).encode())
+        run.file("times.csv", "\n".join([*lines, ""]))
     return run.report
 
 

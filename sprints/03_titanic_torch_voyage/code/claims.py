@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shared import runlog, stats
+from shared import report, runlog, stats
 
 from . import protocol
 from .baselines import published
@@ -100,7 +100,7 @@ def verdict(*effects: dict[str, dict]) -> str:
     (Bonferroni), partly where some are."""
     looks = [(metric, found[metric]) for found in effects for metric in ("accuracy", "log_loss")]
     better = [look["p"] * len(looks) < SURE and (look["difference"] > 0) == protocol.METRICS[metric] for metric, look in looks]
-    return "reproduced" if all(better) else "partly reproduced" if any(better) else "not reproduced"
+    return report.verdict(*better)
 
 
 def words(found: dict[str, dict]) -> str:

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.validation import check_is_fitted
 
 from shared import data
-from shared.errors import UserError
+from shared.errors import UserError, line
 
 from .features import Level
 from .preprocess_data import fingerprint
@@ -113,8 +113,7 @@ def reach(storage: str) -> None:
     try:
         optuna.storages.RDBStorage(storage)
     except Exception as error:  # whatever the database's driver raises
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"--storage {storage}: the trials cannot be kept there ({type(error).__name__}: {reason})") from error
+        raise UserError(f"--storage {storage}: the trials cannot be kept there ({type(error).__name__}: {line(error)})") from error
 
 
 def open_study(name: str, storage: str | None) -> optuna.Study:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.errors import line
 from shared.report import write_atomically
 from shared.runlog import console
 
@@ -50,7 +51,7 @@ def _begin(folder: Path, params: Mapping[str, Any], scenarios: Sequence[Scenario
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     known = folder / RUN_FILE
-    if known.is_file() and (kept := json.loads(known.read_text()))["uri"] == store.uri:
+    if known.is_file() and (kept := json.loads(known.read_text()))["uri"] == store.place:
         return kept["run"]
     sha256 = versions.version(scenarios)
     run = store.client.create_run(store.experiment, run_name=folder.name, tags={versions.TAG: sha256}).info.run_id
@@ -58,7 +59,7 @@ def _begin(folder: Path, params: Mapping[str, Any], scenarios: Sequence[Scenario
     tags = [InputTag("sha256", sha256), InputTag("mlflow.data.context", "training")]
     store.client.log_inputs(run, datasets=[DatasetInput(Dataset(**versions.dataset(scenarios).to_dict()), tags)])
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(known, json.dumps({"uri": store.uri, "run": run}).encode())
+    write_atomically(known, json.dumps({"uri": store.place, "run": run}).encode())
     return run
 
 
@@ -80,4 +81,4 @@ def _quietly(log: Any) -> None:
     try:
         log()
     except Exception as error:  # whatever the tracking server does, the training is worth more
-        console.print(f"warning: MLflow logged nothing ({(str(error).splitlines() or [type(error).__name__])[0][:160]})")
+        console.print(f"warning: MLflow logged nothing ({line(error)})")

@@ -17,7 +17,7 @@ import numpy as np
 
 from shared import models, runlog
 from shared.errors import UserError
-from shared.report import quoted, write_atomically
+from shared.report import quoted
 
 from . import lint, quality, registry, scenarios, storytext
 from .engines import choices
@@ -124,8 +124,7 @@ def main(args: Args) -> dict:
             stories = _run(_all(args, engine, count, given))
             drafts = [draft for story in stories for draft in story.drafts]
             record(run, drafts)
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.folder / "scenes.md", sheet(stories, name).encode())
+            run.file("scenes.md", sheet(stories, name))
     finally:
         asyncio.run(engine.close())
     return run.report
@@ -201,7 +200,7 @@ def _cards() -> set[str]:
     return {card for cards in choices._deck().values() for card in cards}
 
 
-def sheet(stories: Sequence[Story], name: Literal["shipped"] | str) -> str:
+def sheet(stories: Sequence[Story], name: str) -> str:
     """The page of samples, as Markdown."""
     parts = ["# Scenes as they came", f"Written by `{name}`; nothing is selected. An arrow marks the choice that was drawn."]
     for number, story in enumerate(stories, 1):

@@ -13,7 +13,7 @@ import httpx2
 import numpy as np
 
 from shared import runlog
-from shared.errors import UserError
+from shared.errors import UserError, line
 
 Winner = Literal["a", "b", "tie"]
 ASK = """Two continuations of an interactive story for teens follow. Which one is the better next scene: does it go on from what
@@ -75,8 +75,8 @@ class Judge:
             answer = self._client.post("chat/completions", json=body | {"model": self._model}).raise_for_status().json()
             return verdict(answer["choices"][0]["message"]["content"] or "")
         except (httpx2.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the judge at {self._url} does not answer ({reason}): check --judge-url and --judge-model") from None
+            what = f"the judge at {self._url} does not answer ({line(error)})"
+            raise UserError(f"{what}: check --judge-url and --judge-model") from None
 
 
 def verdict(answer: str) -> Winner:

@@ -19,7 +19,7 @@ import tyro
 from scipy.stats import t as student
 
 from shared import models
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.report import write_atomically
 from shared.runlog import console
 
@@ -131,7 +131,7 @@ def writes(folder: Path) -> str:
             finite = bool(torch.isfinite(loaded.model(ids).logits).all())
             out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
     except Exception as error:  # whatever is wrong with it, it does not play
-        raise GateError(f"it does not load and write ({registry.line(error)})") from None
+        raise GateError(f"it does not load and write ({line(error)})") from None
     text = loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
     if not finite or not text:
         raise GateError("it writes nothing" if finite else "its logits are not finite")
@@ -192,7 +192,7 @@ class Promotion:
             path = download_artifacts(run_id=run, artifact_path=f"panels/{version}.json", tracking_uri=self.known.store.uri)
             return json.loads(Path(path).read_text(encoding="utf-8"))
         except Exception as error:
-            raise GateError(f"the panel of the champion, version {version}, is lost ({registry.line(error)})") from None
+            raise GateError(f"the panel of the champion, version {version}, is lost ({line(error)})") from None
 
     def decide(self) -> Decision:
         """Ask every gate; the alias moves after the last one only."""

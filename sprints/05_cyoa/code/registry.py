@@ -21,11 +21,11 @@ from typing import Any
 from safetensors import safe_open
 
 from shared import data, models
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.report import write_atomically
 from shared.sprints import ROOT
 
-from .versions import TAG, Store
+from .versions import TAG, Store, veiled
 
 NAME, ALIAS = "cyoa-story", "champion"
 SHIPPED = Path(__file__).resolve().parents[1] / "results" / "model"
@@ -158,7 +158,7 @@ class Registry:
         """One version. Raises RegistryError where there is none of that number."""
         found = [one for one in self.versions() if str(one.version) == str(version)]
         if not found:
-            raise RegistryError(f"{NAME} has no version {version} in {self.store.uri}")
+            raise RegistryError(f"{NAME} has no version {version} in {self.store.place}")
         return found[0]
 
     def champion(self) -> str | None:
@@ -280,9 +280,9 @@ def champion(uri: str | None = None, downloads: Path = DOWNLOADS) -> Champion:
         version = registry.champion()
         if version is None:
             return _shipped("the registry has no champion")
-        return Champion(registry.fetch(version, downloads), f"{NAME}/{version}", f"alias {ALIAS} in {registry.store.uri}")
+        return Champion(registry.fetch(version, downloads), f"{NAME}/{version}", f"alias {ALIAS} in {registry.store.place}")
     except Exception as error:  # the game must start
-        return _shipped(line(error))
+        return _shipped(veiled(line(error)))
 
 
 @functools.cache
@@ -294,7 +294,3 @@ def _shipped(why: str) -> Champion:
     if (SHIPPED / "model.safetensors").is_file():
         return Champion(SHIPPED, "shipped", why)
     return Champion(models.POCKET, "pocket", f"{why}, and no model is shipped yet")
-
-
-def line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.data import digest
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.sprints import ROOT
 
 from .scenarios import DATA, FLAT, Scenario, flat_rows
@@ -146,6 +147,11 @@ def changes_seen(scenarios: Sequence[Scenario], count: int, seed: int) -> Iterat
         yield ours != before[0], theirs != before[1]
 
 
+def veiled(text: str) -> str:
+    """A text for reports and messages: stars for the passwords of the URLs in it."""
+    return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
+
+
 class Store:
     """The versions in one MLflow tracking store. Raises UserError where the store cannot be used."""
 
@@ -165,6 +171,11 @@ class Store:
         except Exception as error:  # the store may be a file, a database or a server: each has its own errors
             raise self._unusable(error) from error
 
+    @property
+    def place(self) -> str:
+        """Which store this is, in words for reports and messages."""
+        return veiled(self.uri)
+
     @contextmanager
     def usable(self) -> Iterator[None]:
         """Say in one line what MLflow raises in the block."""
@@ -176,8 +187,8 @@ class Store:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> UserError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        return UserError(f"cannot use the MLflow store {self.uri} ({reason}): set MLFLOW_TRACKING_URI, or pass --no-mlflow")
+        what = veiled(f"cannot use the MLflow store {self.uri} ({line(error)})")
+        return UserError(f"{what}: set MLFLOW_TRACKING_URI, or pass --no-mlflow")
 
     def log(
         self, scenarios: Sequence[Scenario], files: Mapping[str, bytes], params: Mapping[str, Any], metrics: Mapping[str, float]
@@ -222,7 +233,7 @@ class Store:
         matching = [runs[0].data.tags[TAG]] if reference == "last" else [sha for sha in known if sha.startswith(reference)]
         if len(matching) != 1 or not reference:
             shown = ", ".join(sha[:12] for sha in reversed(known)) or "none"
-            raise UserError(f"{len(matching)} versions begin with {reference!r}: the versions in {self.uri} are {shown}")
+            raise UserError(f"{len(matching)} versions begin with {reference!r}: the versions in {self.place} are {shown}")
         (sha256,) = matching
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from shared import data, runlog, stats
 from shared.errors import UserError
+from shared.report import verdict
 
 from . import figures
 from .logistic_regression import LogisticRegression
@@ -184,7 +185,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
         protocol=f"step {args.learning_rate:g}, {args.epochs} epochs, one unseeded draw",
         ours=f"median {median:.4f}, minimum {bce.min():.4f} over {len(bce)} replays",
         honest="without a penalty the loss has no minimum where the classes are separable: its value is a matter of epochs",
-        verdict=verdict(zero),
+        verdict=verdict(*zero),
     )
     run.claim(
         "Test accuracy 100.0 %",
@@ -192,7 +193,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
         protocol=f"{n_test} test points, one unseeded draw",
         ours=f"{perfect.mean():.1%} of {len(test)} replays reach 100 %",
         honest=f"exactly {accuracy:.2%}, best possible {blobs.bayes_accuracy:.2%}; {n_test} of {n_test} proves only > {low:.1%}",
-        verdict=verdict(perfect),
+        verdict=verdict(*perfect),
     )
     run.claim(
         "Train accuracy 100.0 %",
@@ -200,7 +201,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
         protocol=f"{len(replays[0]['train'])} training points, one unseeded draw",
         ours=f"{(train == 1).mean():.1%} of {len(train)} replays reach 100 %",
         honest="says that a draw is separable, not that the model is good",
-        verdict=verdict(train == 1),
+        verdict=verdict(*(train == 1)),
     )
     run.claim(
         "AUC 1.0",
@@ -230,11 +231,6 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
 def pooled_scores(replays: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and logits of the test points of all replays together."""
     return np.concatenate([r["y"][r["test"]] for r in replays]), np.concatenate([r["score"] for r in replays])
-
-
-def verdict(happened: np.ndarray) -> str:
-    """Of a claim that a single draw supports: does it hold in all replays, in some, in none?"""
-    return "reproduced" if happened.all() else "partly reproduced" if happened.any() else "not reproduced"
 
 
 def draw(run: runlog.Run, args: Args, replays: list[dict]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from shared import runlog
-from shared.report import AIM
+from shared.report import AIM, verdict
 
 from ..teaching.training import Recipe
 from . import significance
@@ -154,9 +154,6 @@ def claims(run: runlog.Run, found: Outcomes) -> None:
 
     def points(values: tuple[float, float, float]) -> str:
         return "{:+.1f} points [{:.1f}, {:.1f}]".format(*(100 * value for value in values))
-
-    def verdict(*held: bool) -> str:
-        return "reproduced" if all(held) else "partly reproduced" if any(held) else "not reproduced"
 
     gains = {key: gain(found, key, "base", ("S2",)) for key in ("lora", "engram")}
     run.claim(

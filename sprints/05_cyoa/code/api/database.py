@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from shared.errors import UserError
+from shared.errors import UserError, line
 
 from .errors import ApiError
 from .tables import Base, Idempotency
@@ -39,9 +39,8 @@ class Database:
             self._session = sessionmaker(self.engine, expire_on_commit=False)
             self.migrate()
         except (ArgumentError, NoSuchModuleError, ImportError, OperationalError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the database cannot be opened ({reason}): give --database sqlite:///FILE or postgresql://..."
+                f"the database cannot be opened ({line(error)}): give --database sqlite:///FILE or postgresql://..."
             ) from None
 
     def migrate(self) -> None:

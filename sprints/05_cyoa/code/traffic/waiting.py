@@ -15,7 +15,7 @@ import numpy as np
 
 from shared import runlog
 from shared.errors import UserError
-from shared.report import AIM
+from shared.report import AIM, verdict
 
 from .. import registry, scenarios
 from . import figures, servers
@@ -170,11 +170,6 @@ def choices(args: Any, game: Game) -> dict:
     return run.report
 
 
-def verdict(held: bool, fully: bool) -> str:
-    """Of a target: `held` in part, or for some of the users that were tried; `fully` in all of it."""
-    return "not reproduced" if not held else "reproduced" if fully else "partly reproduced"
-
-
 def sound(turn: Turn) -> bool:
     """Whether a player can go on from a scene, or has come to the end."""
     different = {choice.casefold().strip() for choice in turn.choices} - {""}
@@ -230,7 +225,7 @@ def crowd(args: Any, game: Game) -> dict:
             ours=f"{args.crowd} users for {args.minutes:g} minutes: {other.total()} answers besides 200, 429 and 503, "
             f"{broken.total()} broken scenes, memory {growth:+.0f} MiB",
             honest=f"{told:.0%} of the answers were 200; the refused are told when to come back",
-            verdict=verdict(calm, told > 0.5),
+            verdict=verdict(calm, calm and told > 0.5),
         )
         run.conclude(
             f"{args.crowd} users for {args.minutes:g} minutes: {other.total()} answers besides 200, 429 and 503, "
