@@ -17,9 +17,9 @@ from shared.errors import UserError
 from tests.cyoa_game import Parrot
 
 CODE = "sprints.05_cyoa.code."
-evaluate, generate, judge, panel, promote, quality, scorers, storytext, versions = (
+evaluate, generate, judge, lint, panel, promote, quality, scorers, storytext, versions = (
     import_module(CODE + name)
-    for name in ["evaluate", "generate", "judge", "panel", "promote", "quality", "scorers", "storytext", "versions"]
+    for name in ["evaluate", "generate", "judge", "lint", "panel", "promote", "quality", "scorers", "storytext", "versions"]
 )
 
 
@@ -125,7 +125,7 @@ def test_scorers_give_mlflow_our_values(data, tmp_path):
     assert mlflow.get_tracking_uri() == before
     assert means["valid_format/mean"] == pytest.approx(2 / 3)
     assert means["repetition_4/mean"] == pytest.approx(np.mean([quality.repetition(storytext.parse(a).scene) for a in answers]))
-    assert means["longest_copy/mean"] >= len(quality.words(storytext.parse(answers[2]).scene)) / 3
+    assert means["longest_copy/mean"] >= len(lint.words(storytext.parse(answers[2]).scene)) / 3
     assert store.client.get_run(run).data.tags["data_version"] == "x"
     traces = mlflow.MlflowClient(store.uri).search_traces(locations=[store.experiment])
     assert len(traces) == 3 and all(len(trace.info.assessments) >= 6 for trace in traces)

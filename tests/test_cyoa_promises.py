@@ -232,9 +232,11 @@ def test_sizes_hosts_origins_tokens_and_headers(server, upstream):
     client = server.client
     assert client.post("/stories", content=b"x" * 70_000).status_code == 413
     assert client.get("/genres", headers={"Host": "evil.example"}).status_code == 403
-    assert client.post("/stories", json={}, headers={"Origin": "http://evil.example"}).status_code == 403
+    for foreign in ("http://evil.example", "http://[", "null", "127.0.0.1", f"http://127.0.0.1:{server.port + 1}"):
+        assert client.post("/stories", json={}, headers={"Origin": foreign}).status_code == 403, foreign
     assert client.post("/stories", json={}, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert client.post("/stories", json={}, headers={"Origin": f"http://127.0.0.1:{server.port}"}).status_code == 422
+    for ours in (f"http://127.0.0.1:{server.port}", f"https://127.0.0.1:{server.port}"):
+        assert client.post("/stories", json={}, headers={"Origin": ours}).status_code == 422
     headers = client.get("/genres").headers
     assert "default-src 'self'" in headers["content-security-policy"] and headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers and "server" not in headers

@@ -288,3 +288,8 @@ def test_a_training_that_goes_on_is_one_run_of_mlflow(store, tmp_path):
     assert runs[0] == runs[1] and run.info.status == "FINISHED" and run.data.params == {"epochs": "3"}
     assert [metric.value for metric in store.client.get_metric_history(runs[0], "loss")] == [2.0, 1.0]
     assert versions.version(every) in {tag.value for tag in run.inputs.dataset_inputs[0].tags}
+
+
+def test_the_password_of_a_store_stands_in_no_reason():
+    found = registry.champion("http://me:secret@127.0.0.1:9/mlflow")  # nothing listens there
+    assert found.name in ("shipped", "pocket") and "me:***@127.0.0.1" in found.reason and "secret" not in found.reason

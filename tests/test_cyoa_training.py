@@ -23,8 +23,8 @@ from shared.device import pick
 from shared.errors import UserError
 
 CODE = "sprints.05_cyoa.code"
-encoding, scenarios, storytext, sweep, train, tuning = (
-    import_module(f"{CODE}.{name}") for name in ("encoding", "scenarios", "storytext", "sweep", "train", "tuning")
+encoding, evaluate, scenarios, storytext, sweep, train, tuning = (
+    import_module(f"{CODE}.{name}") for name in ("encoding", "evaluate", "scenarios", "storytext", "sweep", "train", "tuning")
 )
 SMALL = tuning.Recipe(learning_rate=1e-3, rank=4, epochs=3, batch=4)
 
@@ -201,3 +201,12 @@ def test_two_processes_of_a_search_share_its_trials(tmp_path):
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert len({trial.value for trial in trials}) == len(trials), "each draws its own"
     assert sweep.study(args, tmp_path, "w").trials == []  # other data, another search
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://me:secret@host/db", "postgresql://host/db?password=secret"])
+def test_a_password_in_a_url_is_refused_before_a_report_names_it(url, tmp_path):
+    with pytest.raises(UserError, match="--storage: leave the password out"):
+        sweep.main(sweep.Args(storage=url, smoke=True, out=tmp_path))
+    with pytest.raises(UserError, match="--judge-url: leave the password out"):
+        evaluate.main(evaluate.Args(judge_url=url, smoke=True, out=tmp_path))
+    assert list(tmp_path.iterdir()) == []

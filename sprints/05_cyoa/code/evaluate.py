@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from shared import models, runlog
+from shared import models, runlog, tracking
 from shared.errors import UserError
-from shared.report import value, write_atomically
+from shared.report import value
 from shared.sprints import ROOT
 
 from . import (
@@ -95,7 +95,7 @@ def load(args: Args, tokenizer: Any) -> Data:
 def main(args: Args) -> dict:
     if args.smoke:
         args.scenes, args.tokens, args.pairs = 8, 32, 3
-    if args.judge_url:
+    if tracking.without_password(args.judge_url, "--judge-url"):
         with judging(args) as asked:
             asked.check()
     folder = args.model or (registry.SHIPPED if registry.SHIPPED.is_dir() else models.POCKET)
@@ -126,15 +126,14 @@ def main(args: Args) -> dict:
         if args.judge_url:
             judged(run, args, [panel.prompt(at) for at in shown], chosen)
         page = votes.page(votes.pairs([panel.examples[at] for at in shown], chosen, args.seed))
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "vote.html", page.encode())
+        run.file("vote.html", page)
         if args.mlflow and not args.smoke:
             register(run, folder, sha256, gates, panel, answers["model"])
         with runlog.style() as plt:
             run.figure(
                 panel_figure(plt, values),
                 "panel",
-                shows="The mean of every measure for each system; grey: 5th to 95th percentile of groups of authored answers.",
+                shows="The mean of every measure for each system; black: of authored answers, grey: 5th to 95th percentile of groups.",
                 matters="No single measure tells good from bad: text can be right on one and broken on another.",
             )
         conclude(run, values)

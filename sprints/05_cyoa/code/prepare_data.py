@@ -187,7 +187,7 @@ def remember(run: runlog.Run, args: Args, scenarios: Sequence[Scenario], artifac
     found = store.recall(args.against)
     new = versions.canonical(scenarios)
     if found is None:
-        runlog.console.print(f"the first version in {store.uri}: {digest(new)}")
+        runlog.console.print(f"the first version in {store.place}: {digest(new)}")
     else:
         lines = versions.difference(found[1], new)
         runlog.console.print(f"version {digest(new)[:12]}, {len(lines) or 'no'} changes since {found[0][:12]}")
@@ -195,7 +195,7 @@ def remember(run: runlog.Run, args: Args, scenarios: Sequence[Scenario], artifac
             runlog.console.print(line)
     if found is None or found[0] != digest(new):
         logged = store.log(scenarios, artifacts, parameters(args), means(run))
-        runlog.console.print(f"logged as run {logged} in {store.uri}")
+        runlog.console.print(f"logged as run {logged} in {store.place}")
 
 
 def claims(run: runlog.Run) -> None:

@@ -22,10 +22,6 @@ COPIED = 12  # words in a row, from which on a passage counts as copied
 Gram = tuple[str, ...]
 
 
-def words(text: str) -> list[str]:
-    return lint.words(text)
-
-
 def grams(found: Sequence[str], n: int) -> list[Gram]:
     """Every run of n words, repetitions included."""
     return list(zip(*(found[at:] for at in range(n)), strict=False))
@@ -33,7 +29,7 @@ def grams(found: Sequence[str], n: int) -> list[Gram]:
 
 def valid_choices(choices: Sequence[str], taken: str = "") -> bool:
     """2 to 4 choices, each with a letter in it and short enough for a button, all different and none the choice just taken."""
-    keys = ["".join(words(choice)) for choice in (*choices, taken)]
+    keys = ["".join(lint.words(choice)) for choice in (*choices, taken)]
     fits = all(key and len(choice) <= lint.CHOICE_LETTERS for key, choice in zip(keys, choices, strict=False))
     return fits and FEWEST <= len(choices) <= MOST and len(set(keys)) == len(keys)
 
@@ -47,24 +43,24 @@ def taken(example: Example) -> str:
 def valid_format(draft: Draft, taken: str = "") -> bool:
     """A scene with valid choices, or an ending without any."""
     offered = not draft.choices if draft.ending else valid_choices(draft.choices, taken)
-    return offered and len(words(draft.scene)) >= FEWEST_WORDS
+    return offered and len(lint.words(draft.scene)) >= FEWEST_WORDS
 
 
 def repetition(scene: str, n: int = 4) -> float:
     """Share of the word n-grams of a scene that stood in it before (seq-rep-n of Welleck et al. 2019)."""
-    found = grams(words(scene), n)
+    found = grams(lint.words(scene), n)
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def distinct(scenes: Sequence[str], n: int) -> float:
     """Share of different word n-grams among all of some scenes (Li et al. 2016)."""
-    found = [gram for scene in scenes for gram in grams(words(scene), n)]
+    found = [gram for scene in scenes for gram in grams(lint.words(scene), n)]
     return len(set(found)) / len(found) if found else 0.0
 
 
 def bleu(scene: str, others: Sequence[str], n: int = 4) -> float:
     """Geometric mean of the n-gram precisions of a scene against others, 1 to n, smoothed by 0.1; no brevity penalty."""
-    mine, theirs, total = words(scene), [words(other) for other in others], 0.0
+    mine, theirs, total = lint.words(scene), [lint.words(other) for other in others], 0.0
     for size in range(1, n + 1):
         have, most = Counter(grams(mine, size)), Counter()
         for other in theirs:
@@ -98,11 +94,11 @@ class Memory:
     """Texts that a model was trained on, to find what an answer copies from them."""
 
     def __init__(self, texts: Sequence[str]):
-        self._text = "\n".join(f" {' '.join(words(text))} " for text in texts)
+        self._text = "\n".join(f" {' '.join(lint.words(text))} " for text in texts)
 
     def longest(self, scene: str) -> int:
         """Words of the longest run in a scene that stands in one of the texts."""
-        mine, best = words(scene), 0
+        mine, best = lint.words(scene), 0
         for start in range(len(mine)):
             while start + best < len(mine) and f" {' '.join(mine[start : start + best + 1])} " in self._text:
                 best += 1
@@ -117,7 +113,7 @@ def word_list(path: Path = WORD_LIST) -> set[str]:
 
 def toxic(text: str, listed: set[str]) -> bool:
     """Whether one of the listed words, or its plural, stands in a text."""
-    return any(word in listed or word.removesuffix("s") in listed for word in words(text))
+    return any(word in listed or word.removesuffix("s") in listed for word in lint.words(text))
 
 
 def drafts(answers: Sequence[str]) -> list[Draft]:

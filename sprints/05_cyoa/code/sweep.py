@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shared import models, runlog
+from shared import models, runlog, tracking
 from shared.data import digest
-from shared.errors import UserError
+from shared.errors import UserError, line
 from shared.sprints import ROOT
 
 from . import encoding, registry, scenarios, train, tuning
@@ -41,7 +41,7 @@ class Args(runlog.Args):
     seed: int = 0
     """Of the search and of the trainings."""
     storage: str | None = None
-    """URL of the database that the machines share; a sqlite file in runs/cyoa when not given."""
+    """URL of the database that the machines share, without a password; a sqlite file in runs/cyoa when not given."""
 
 
 def suggest(trial: Any, epochs: int, seed: int) -> tuning.Recipe:
@@ -88,7 +88,7 @@ def study(args: Args, base: Path, version: str) -> Any:
             time.sleep(3)
             return _open(url, name, args)
     except Exception as error:  # a wrong URL, a driver that is not installed, a server that is down
-        raise UserError(f"--storage {url}: this database cannot be used ({registry.line(error)})") from error
+        raise UserError(f"--storage {url}: this database cannot be used ({line(error)})") from error
 
 
 def _open(url: str, name: str, args: Args) -> Any:
@@ -117,6 +117,7 @@ def main(args: Args) -> dict:
         shutil.rmtree(base, ignore_errors=True)
     if args.trials < 1 or args.epochs < 1:
         raise UserError("--trials and --epochs must be at least 1")
+    tracking.without_password(args.storage or "", "--storage")
     title, objective = "Sweep", "Which method, learning rate and batch reach the lowest validation loss."
     setup = {
         "Model": f"{args.base}, tuned whole or by LoRA",

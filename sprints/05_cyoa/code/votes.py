@@ -188,7 +188,7 @@ def _add(path: Path, database: str) -> None:
         rows.append(row | {"text_a": text_a, "text_b": text_b, "model_a": model_a, "model_b": model_b})
     new = [row for row in rows if row["id"] not in known]
     evaluation.add_pairs(kept, new)
-    console.print(f"{len(new)} new pairs for {database}, {len(rows) - len(new)} were there")
+    console.print(f"{len(new)} new pairs for {kept.engine.url!r}, {len(rows) - len(new)} were there")
 
 
 if __name__ == "__main__":

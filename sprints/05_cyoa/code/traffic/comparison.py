@@ -19,7 +19,7 @@ from .waiting import Game
 
 REPEATS = 4  # bursts on the fast engine, one after the other: the CPU time of one would be too short to read
 NAMES = {
-    "fast": "the engine fast in process",
+    "fast": "our engine (int8), in process",
     "naive": "generate in process, one after the other",
     "http_fast": "our server",
     "http_naive": "a naive server",

@@ -34,18 +34,19 @@ def memory(plt: Any, samples: Sequence[tuple[float, float]]) -> Any:
 
 
 def engines(plt: Any, measured: Mapping[str, Sequence[float]], names: Mapping[str, str], prompts: Mapping[str, str]) -> Any:
-    """Bars with the range of the rounds; measured: name + kind of prompt -> tokens per CPU-second of each round."""
+    """Means with the range of the rounds; measured: name + kind of prompt -> tokens per CPU-second of each round."""
     figure, axes = plt.subplots(figsize=(7.2, 0.7 * len(names) + 1.4))
     for place, (kind, said) in enumerate(prompts.items()):
         rounds = np.array([measured[name + kind] for name in names])
-        mean, at = rounds.mean(1), np.arange(len(names)) + 0.4 * place
-        error = np.abs(np.array([rounds.min(1), rounds.max(1)]) - mean)
-        axes.barh(at, mean, 0.38, xerr=error, label=said, error_kw={"linewidth": 1})
-        for height, value, reach in zip(at, mean, rounds.max(1), strict=True):
-            axes.annotate(f"{value:.0f}", (reach, height), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(np.arange(len(names)) + 0.2, list(names.values()))
+        mean, at = rounds.mean(1), np.arange(len(names)) + 0.3 * place
+        reach = np.abs(np.array([rounds.min(1), rounds.max(1)]) - mean)
+        axes.errorbar(mean, at, xerr=reach, fmt="os"[place], label=said)  # no bars: a logarithmic axis has no zero to begin at
+        for height, value, end in zip(at, mean, rounds.max(1), strict=True):
+            axes.annotate(f"{value:.0f}", (end, height), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(np.arange(len(names)) + 0.15, list(names.values()))
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="tokens per CPU-second (logarithmic)")
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.margins(x=0.15)
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.2), ncols=2)
     return figure
