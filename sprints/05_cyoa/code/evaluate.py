@@ -133,7 +133,7 @@ def main(args: Args) -> dict:
             run.figure(
                 panel_figure(plt, values),
                 "panel",
-                shows="The mean of every measure for each system; black: of authored answers, grey: 5th to 95th percentile of groups.",
+                shows="The mean of every measure for each system; black: authored answers, grey: 5th to 95th percentile of groups.",
                 matters="No single measure tells good from bad: text can be right on one and broken on another.",
             )
         conclude(run, values)
