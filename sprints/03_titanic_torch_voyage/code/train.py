@@ -9,13 +9,12 @@ Folds that are done are kept under runs/titanic, so an interrupted run goes on w
 """
 
 import os
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from shared import runlog
+from shared import runlog, tracking
 from shared.errors import UserError
 from shared.sprints import ROOT
 
@@ -206,9 +205,7 @@ def keep(run: runlog.Run, args: Args, passengers: Table) -> None:
 
 def storage_of(url: str) -> str:
     """The URL; the folder of a SQLite file is made, relative to the repository. Raises UserError for a URL with a password."""
-    if re.search(r"://[^/@]*:[^/]*@", url):
-        raise UserError("--storage: leave the password out, reports name the URL; PGPASSWORD or ~/.pgpass can hold it")
-    if not url.startswith("sqlite:///"):
+    if not tracking.without_password(url, "--storage").startswith("sqlite:///"):
         return url
     path = ROOT / url.removeprefix("sqlite:///")
     path.parent.mkdir(parents=True, exist_ok=True)
