@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
+from tests.titanic_leaks import label_effect, own_label_effect, row_effect, shuffled_auc
+
 SPRINT = "sprints.03_titanic_torch_voyage.code"
 preprocess = import_module(f"{SPRINT}.preprocess_data")
 features = import_module(f"{SPRINT}.features")
@@ -159,10 +161,10 @@ def test_outcomes_and_labels_are_refused_as_features():
 @tables
 def test_there_is_no_leak(X):
     recipe = leaks.honest(model())
-    assert abs(leaks.shuffled_auc(recipe, X, Y) - 0.5) < 0.05
-    assert leaks.label_effect(recipe, X, Y, HALF) == 0
-    assert leaks.row_effect(recipe, X, Y, HALF) == 0
-    assert leaks.own_label_effect(recipe, X, Y, range(0, 60, 6)) < 0.05
+    assert abs(shuffled_auc(recipe, X, Y) - 0.5) < 0.05
+    assert label_effect(recipe, X, Y, HALF) == 0
+    assert row_effect(recipe, X, Y, HALF) == 0
+    assert own_label_effect(recipe, X, Y, range(0, 60, 6)) < 0.05
 
 
 FOUND_BY = {
@@ -179,10 +181,10 @@ FOUND_BY = {
 def test_a_planted_leak_is_found(name, X):
     recipe = leaks.PLANTED[name](LogisticRegression(max_iter=500))
     found = {
-        "shuffled": leaks.shuffled_auc(recipe, X, Y, seeds=range(1)) > 0.6,
-        "label": leaks.label_effect(recipe, X, Y, HALF) > 0.01,
-        "row": leaks.row_effect(recipe, X, Y, HALF) > 0.01,
-        "own": leaks.own_label_effect(recipe, X, Y, range(0, 60, 20)) > 0.05,
+        "shuffled": shuffled_auc(recipe, X, Y, seeds=range(1)) > 0.6,
+        "label": label_effect(recipe, X, Y, HALF) > 0.01,
+        "row": row_effect(recipe, X, Y, HALF) > 0.01,
+        "own": own_label_effect(recipe, X, Y, range(0, 60, 20)) > 0.05,
     }
     assert {check for check, alarm in found.items() if alarm} == FOUND_BY[name]
 

@@ -123,13 +123,20 @@ def problem():
     return a @ a.T + torch.exp(-(torch.cdist(a, a) ** 2) / 2) + 1e-3 * torch.eye(30), y
 
 
+def log_evidence(K, y):
+    """Laplace's approximation of log P(y)."""
+    f, factor, _ = gaussian.newton(K, y, torch.zeros_like(y), 20)
+    fit = torch.nn.functional.logsigmoid((2 * y - 1) * f).sum()
+    return fit - (y - torch.sigmoid(f)) @ f / 2 - torch.log(torch.diagonal(factor)).sum()
+
+
 def test_slope_of_the_evidence_is_that_of_finite_differences(problem):
     K, y = problem
     mode = gaussian.newton(K, y, torch.zeros_like(y), 20)[0]
     slope = gaussian.evidence_slope(K, y, mode)[1]
     direction = torch.randn(30, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     direction, step = direction @ direction.T, 1e-5
-    ends = [float(gaussian.log_evidence(K + sign * step * direction, y)) for sign in (1, -1)]
+    ends = [float(log_evidence(K + sign * step * direction, y)) for sign in (1, -1)]
     assert float((slope * direction).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
 
 

@@ -5,13 +5,14 @@ import numpy as np
 from shared.stats import wilson_interval
 
 Array = np.ndarray
+SEX = {"women": "C1", "men": "C0"}  # in every picture
 
 
 def bars(plt, cells: dict[str, Array], title: str):
     """Share of survivors of each group (labels per group), with Wilson's interval and the number of passengers."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
     names = [name.replace("_", " ") for name in cells]
-    colors = ["C1" if name.startswith("women") else "C0" if name.startswith("men") else "C2" for name in cells]
+    colors = [SEX.get(name.split()[0], "C2") for name in names]
     _shares(axes, np.arange(len(cells)), list(cells.values()), colors, 0.7)
     axes.set(xticks=range(len(cells)), ylabel="share of survivors", ylim=(0, 1.08), title=title)
     axes.set_xticklabels([name.replace(" class", "\nclass") for name in names])
@@ -22,7 +23,10 @@ def ages(plt, age: Array, male: Array, y: Array):
     """Histograms of known ages, everybody behind the survivors, for women and for men."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     edges = np.arange(0, 85, 5)
-    for axes, mask, name, color in ((panels[0], ~male, "women and girls", "C1"), (panels[1], male, "men and boys", "C0")):
+    for axes, mask, name, color in (
+        (panels[0], ~male, "women and girls", SEX["women"]),
+        (panels[1], male, "men and boys", SEX["men"]),
+    ):
         axes.hist(age[mask], edges, color="0.85", label="all")
         axes.hist(age[mask & (y == 1)], edges, color=color, label="survived")
         axes.set(xlabel="age (years)", title=name)
@@ -47,7 +51,7 @@ def unknown(plt, shares: dict[str, tuple[Array, Array]]):
 def companions(plt, fates: dict[str, dict[str, Array]]):
     """Share of survivors by the fate of companions, one group of bars for each kind of passenger."""
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
-    for place, (name, color) in enumerate(zip(fates, ("C1", "C0"), strict=True)):
+    for place, (name, color) in enumerate(zip(fates, SEX.values(), strict=True)):
         at = np.arange(len(fates[name])) + 0.4 * place - 0.2
         _shares(axes, at, list(fates[name].values()), [color] * len(at), 0.38, label=name)
     labels = list(next(iter(fates.values())))
@@ -111,7 +115,7 @@ def curves(plt, lines: dict[str, dict[str, tuple[Array, Array]]], y_label: str):
     for axes, (feature, found) in zip(panels[0], lines.items(), strict=True):
         for name, (x, p) in found.items():
             few = len(x) < 9
-            axes.plot(x, p, marker="o" if few else None, label=name)
+            axes.plot(x, p, color=SEX.get(name), marker="o" if few else None, label=name)
             if few:
                 axes.set_xticks(x)
         axes.set(xlabel=feature.replace("_", " "), ylim=(0, 1))

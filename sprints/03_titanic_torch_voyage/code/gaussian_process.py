@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .encoding import TorchClassifier
 from .features import Level
@@ -137,16 +136,9 @@ def newton(K: Tensor, y: Tensor, f: Tensor, steps: int) -> tuple[Tensor, Tensor,
 
 
 def evidence_slope(K: Tensor, y: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """Two Newton steps on from the logits f (n,) and, exact where f is the mode, the derivative of log_evidence by K (n, n)."""
+    """Two Newton steps on from the logits f (n,) and, exact where f is the mode, the derivative of log P(y) by K (n, n)."""
     f, factor, root = newton(K, y, f, 2)  # one step lags behind the hyper-parameters and finds worse ones
     inverse, p = torch.cholesky_inverse(factor), torch.sigmoid(f)
     R = root[:, None] * inverse * root
     pull = (p - 0.5) * (1 - torch.diagonal(inverse))  # posterior variance times half the third derivative of the log-likelihood
     return f, (torch.outer(y - p, y - p) - R) / 2 + torch.outer(pull - R @ (K @ pull), y - p)
-
-
-def log_evidence(K: Tensor, y: Tensor) -> Tensor:
-    """Laplace's approximation of log P(y)."""
-    f, factor, _ = newton(K, y, torch.zeros_like(y), 20)
-    fit = -F.softplus(-(2 * y - 1) * f).sum()
-    return fit - (y - torch.sigmoid(f)) @ f / 2 - torch.log(torch.diagonal(factor)).sum()

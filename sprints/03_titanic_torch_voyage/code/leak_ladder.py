@@ -64,7 +64,8 @@ def leak_ladder(args) -> dict:
             else:
                 key, told = SHORT[what], f"leak: {what}"
             protocol.record(run, f"{key}_{slug}", f"{name}, {told}", result, "leaks")
-            rungs.setdefault(what, {})[name] = result.span("accuracy")
+            mean, low, high = result.span("accuracy")
+            rungs.setdefault(what, {})[name] = mean, low, min(high, 1.0)  # to be drawn: what is recorded is t's interval, whole
         ratio = next(iter(found.values())).test_over_train
         peek(run, ratio, args.smoke, processes)
         choose(run, ratio, args.smoke, processes)

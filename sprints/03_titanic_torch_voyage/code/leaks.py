@@ -1,15 +1,10 @@
-"""Four checks for leaks, and leaks planted on purpose, which the checks must find.
+"""Leaks planted on purpose: the leak ladder tells what each would give, and the checks of the tests must find it.
 
 A recipe is what somebody does before the folds are cut: facts X and labels y in, the table that the folds are cut from and the
 model out. Models are pipelines whose step "features" makes the table that the rest learns from.
-
-    shuffled_auc(honest(model), X, y)                   about 0.5: labels dealt out at random cannot be predicted
-    label_effect(honest(model), X, y, split)            0: flipping the test labels changes no feature and no prediction
-    row_effect(honest(model), X, y, split)              0: deleting the test rows changes no training feature
-    own_label_effect(honest(model), X, y)               small: flipping a row's label hardly moves the row's own features
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -22,7 +17,6 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .features import encode, features
 from .people import companions, people
-from .protocol import Split, evaluate, folds
 
 Recipe = Callable[[pd.DataFrame, np.ndarray], tuple[pd.DataFrame, Any]]
 
@@ -30,62 +24,6 @@ Recipe = Callable[[pd.DataFrame, np.ndarray], tuple[pd.DataFrame, Any]]
 def honest(model: Any) -> Recipe:
     """Nothing happens before the folds are cut."""
     return lambda X, y: (X, model)
-
-
-def shuffled_auc(recipe: Recipe, X: pd.DataFrame, y: np.ndarray, seeds: Iterable[int] = range(3)) -> float:
-    """Mean ROC-AUC on five folds, over seeds, with the labels dealt out at random."""
-    found = []
-    for seed in seeds:
-        dealt = np.random.default_rng(seed).permutation(y)
-        table, model = recipe(X, dealt)
-        found.append(evaluate(model, table, dealt, folds(dealt, seed, repeats=1)).scores["roc_auc"].mean())
-    return float(np.mean(found))
-
-
-def label_effect(recipe: Recipe, X: pd.DataFrame, y: np.ndarray, split: Split) -> float:
-    """The largest change of a feature or a prediction when every test label is flipped."""
-    flipped = y.copy()
-    flipped[split[1]] = 1 - flipped[split[1]]
-    seen = []
-    for labels in (y, flipped):
-        table, model = recipe(X, labels)
-        seen.append([*_tables(recipe, X, labels, split), evaluate(model, table, labels, [split]).p[0]])
-    return _distance(*seen)
-
-
-def row_effect(recipe: Recipe, X: pd.DataFrame, y: np.ndarray, split: Split) -> float:
-    """The largest change of a training feature when the test rows are deleted before anything is done."""
-    train = split[0]
-    alone = np.arange(len(train)), np.arange(0)
-    return _distance(_tables(recipe, X, y, split)[:1], _tables(recipe, X.iloc[train], y[train], alone)[:1])
-
-
-def own_label_effect(recipe: Recipe, X: pd.DataFrame, y: np.ndarray, rows: Iterable[int] = range(0, 60, 3)) -> float:
-    """The largest change of a row's own training features when its label is flipped; a mean over many rows may move a little."""
-    whole = np.arange(len(y)), np.arange(0)
-    before, largest = _tables(recipe, X, y, whole)[0], 0.0
-    for row in rows:
-        flipped = y.copy()
-        flipped[row] = 1 - flipped[row]
-        largest = max(largest, _distance([before[row]], [_tables(recipe, X, flipped, whole)[0][row]]))
-    return largest
-
-
-def _tables(recipe: Recipe, X: pd.DataFrame, y: np.ndarray, split: Split) -> list[np.ndarray]:
-    """Features of the training rows as they are fitted, and of the test rows; categories as numbers."""
-    table, model = recipe(X, y)
-    train, test = split
-    maker: Any = clone(model["features"])
-    parts = [maker.fit_transform(table.iloc[train], y[train]), maker.transform(table.iloc[test])]
-    codes = [part.apply(lambda column: column.cat.codes if column.dtype == "category" else column) for part in parts]
-    return [part.to_numpy(float) for part in codes]
-
-
-def _distance(before: list[np.ndarray], after: list[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
-
-
-# -- planted leaks -----------------------------------------------------------------------------------------------------------
 
 
 def survival_rate(P: pd.DataFrame, known: pd.DataFrame, y: np.ndarray, own: bool) -> np.ndarray:
