@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLearn
 from threadpoolctl import threadpool_limits
 
 from shared import data, runlog
+from shared.errors import UserError
 
 from . import figures
 from .logistic_regression import LogisticRegression
@@ -49,6 +50,7 @@ class Args(runlog.Args):
 
 
 def main(args: Args) -> dict:
+    check(args)
     if args.smoke:
         args.problems, args.repeats = ("20000x8",), 2
     with runlog.Run(
@@ -77,6 +79,18 @@ def main(args: Args) -> dict:
     return run.report
 
 
+def check(args: Args) -> None:
+    """Raises UserError for settings with which nothing can be timed."""
+    for problem in args.problems:
+        parse(problem)
+    if not args.problems or len(set(args.problems)) < len(args.problems):
+        raise UserError("--problems needs at least one problem, and each only once")
+    if min(args.repeats, args.threads) < 1:
+        raise UserError("--repeats and --threads must be at least 1")
+    if not (0 < args.tol < np.inf and 0 < args.l2 < np.inf):
+        raise UserError("--tol and --l2 must be above 0 and finite")
+
+
 def race(run: runlog.Run, args: Args, name: str) -> dict[str, np.ndarray]:
     """Time every solver on one problem and record ratios, memory and bandwidth; returns the seconds per solver."""
     X, y = large(*parse(name), np.random.default_rng(0))
@@ -87,6 +101,9 @@ def race(run: runlog.Run, args: Args, name: str) -> dict[str, np.ndarray]:
     seconds: dict[str, list[float]] = {label: [] for label in fits}
     fitted = {label: fit(X, y) for label, fit in fits.items()}  # also the warm-up
     norms = {label: gradient_norm(model, X, y, args.l2) for label, model in fitted.items()}
+    sides = [[label for label in fits if label.startswith(side)] for side in ("ours", "scikit-learn")]
+    if (lowest := max(min(norms[label] for label in side) for side in sides)) > args.tol:
+        raise UserError(f"--tol {args.tol:g} is below what floating point reaches on {name}: take at least {lowest:.1e}")
     for _ in run.track(range(args.repeats), f"{name}: rounds"):
         for label, fit in fits.items():
             start = time.perf_counter()
@@ -94,11 +111,7 @@ def race(run: runlog.Run, args: Args, name: str) -> dict[str, np.ndarray]:
             seconds[label].append(time.perf_counter() - start)
     times = {label: np.array(values) for label, values in seconds.items()}
     ours, theirs = (
-        min(
-            (label for label in times if label.startswith(side) and norms[label] <= args.tol),
-            key=lambda label: np.median(times[label]),
-        )
-        for side in ("ours", "scikit-learn")
+        min((label for label in side if norms[label] <= args.tol), key=lambda label: np.median(times[label])) for side in sides
     )
     tag = name.replace("@", "_condition_")
     run.metric(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shared.stats import wilson_interval
+from shared.stats import summary, wilson_interval
 
 from .problems import parse
 
@@ -96,7 +96,7 @@ def l2_path(plt, strengths: Array, path: Array):
 
 
 def separation(plt, steps: Array, norms: Array, angles: Array, slope: float, losses: Array, zero: float):
-    """Gradient descent on separable data: norm, loss and angle to the max-margin direction, (seeds, steps) each."""
+    """Gradient descent on separable data: norm, loss and signed angle to the max-margin direction, (seeds, steps) each."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8))
     for values, axes, color in ((norms, panels[0], "C0"), (losses, panels[1], "C1"), (angles, panels[2], "C2")):
         axes.plot(steps, values.T, color=color, alpha=0.5, linewidth=1.2)
@@ -106,21 +106,29 @@ def separation(plt, steps: Array, norms: Array, angles: Array, slope: float, los
     panels[0].legend()
     panels[1].axhline(zero, color="black", linestyle="--", linewidth=1)
     panels[1].annotate('prints as "0.0000" below', (0.02, zero), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+    panels[2].axhline(0, color="black", linestyle="--", linewidth=1.5, label="max margin")
+    panels[2].legend()
+    furthest = np.abs(angles[:, -1]).max()
     for axes, title, label, scale in (
         (panels[0], "the norm grows like log t", "norm of the coefficients", "linear"),
         (panels[1], "the loss falls like 1 / t", "mean cross-entropy (nats)", "log"),
-        (panels[2], "the direction tends to max margin", "angle (degrees)", "log"),
+        (panels[2], f"in the end up to {furthest:.1f} degrees apart", "angle (degrees)", "linear"),
     ):
         axes.set(xscale="log", yscale=scale, xlabel="gradient step t", ylabel=label, title=title)
     figure.tight_layout()
     return figure
 
 
-def bayes_gap(plt, sizes: Array, gaps: dict[float, Array]):
-    """Mean distance to the best possible accuracy (percentage points) against the number of training rows, per problem."""
+def bayes_gap(plt, sizes: Array, gaps: dict[tuple[float, float], Array]):
+    """Distance to the best possible accuracy (percentage points) against the training rows: mean and its interval over seeds.
+
+    `gaps` has (seeds, sizes) per best accuracy and penalty; penalties other than 1 are dashed."""
     figure, axes = plt.subplots()
-    for index, (accuracy, values) in enumerate(gaps.items()):
-        axes.plot(sizes, np.mean(values, axis=0), color=f"C{index}", marker="o", label=f"best possible {accuracy:.2%}")
+    colors = {accuracy: f"C{index}" for index, accuracy in enumerate(dict.fromkeys(accuracy for accuracy, _ in gaps))}
+    for (accuracy, l2), values in gaps.items():
+        color, dashes, note = colors[accuracy], *(("-", "") if l2 == 1 else ("--", f", l2 = {l2:g}"))
+        axes.plot(sizes, values.mean(axis=0), dashes, color=color, marker="o", label=f"best possible {accuracy:.2%}{note}")
+        axes.fill_between(sizes, *np.transpose([summary(at)["ci95"] for at in values.T]), color=color, alpha=0.2, linewidth=0)
     reference = next(iter(gaps.values())).mean(axis=0)
     axes.plot(sizes, reference[-1] * sizes[-1] / sizes, color="grey", linestyle=":", linewidth=1.2, label="proportional to 1 / n")
     axes.set(
@@ -200,8 +208,8 @@ def race(plt, rows: dict[str, dict[str, Array]]):
     return figure
 
 
-def _band(axes, curves: Array, color: str, label: str, x: Array | None = None) -> None:
-    x = np.arange(curves.shape[1]) if x is None else x
+def _band(axes, curves: Array, color: str, label: str) -> None:
+    x = np.arange(curves.shape[1])
     low, median, high = np.percentile(curves, [5, 50, 95], axis=0)
     axes.plot(x, median, color=color, label=label)
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)

@@ -1,9 +1,12 @@
 """The data of this sprint: Gaussian blobs whose best possible classifier is known, separable blobs, and real tables."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
+
+from shared.errors import UserError
 
 PRINTS_AS_ZERO = 5e-5  # a loss below this is printed as 0.0000
 ORIGINAL_MEAN = 2.0  # the original's blobs sit at (-2, -2) and (2, 2), unit variance
@@ -72,7 +75,11 @@ def large(n: int, d: int, condition: float, rng: np.random.Generator) -> tuple[n
 
 
 def parse(problem: str) -> tuple[int, int, int]:
-    """Rows, columns and condition number (1: independent columns) of a name such as "1000000x32" or "1000000x32@100"."""
-    size, _, condition = problem.partition("@")
-    n, d = map(int, size.split("x"))
-    return n, d, int(condition or 1)
+    """Rows, columns and condition number (1: independent columns) of a name such as "1000000x32" or "1000000x32@100".
+
+    Raises UserError for another form, and for fewer than 20 rows: labels at random could then be of one class only."""
+    sizes = re.fullmatch(r"(\d+)x(\d+)(?:@(\d+))?", problem, re.ASCII)
+    n, d, condition = (int(size or 1) for size in sizes.groups()) if sizes else (0, 0, 0)
+    if n < 20 or min(d, condition) < 1:
+        raise UserError(f"a problem is rows x columns, such as 300x4 or 300x4@100, of at least 20 rows; {problem!r} is not")
+    return n, d, condition
