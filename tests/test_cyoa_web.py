@@ -234,3 +234,24 @@ def test_troubles_are_told_with_a_way_out(game, tab):
     big = {"name": "big.json", "mimeType": "application/json", "buffer": b"[" + b" " * (2 << 20) + b"]"}
     page.locator("#import").set_input_files(big)
     page.get_by_role("alert").filter(has_text="more than the server takes").wait_for()
+
+
+def test_a_scene_whose_stream_fails_leaves_the_way_on(game, tab):
+    page = tab()
+    story = begin(game, page)
+    page.route("**/stream?*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))  # a proxy in between
+    page.locator(".choice").first.click()
+    page.get_by_role("alert").filter(has_text="That did not work").wait_for()
+    page.get_by_role("button", name="Undo").click()
+    written(page, 1)
+    page.unroute_all()
+    page.locator(".choice").nth(1).click()
+    second = written(page, 2)
+    page.get_by_role("button", name="Try again").click()  # of what was left behind: the story is read anew, nobody is moved
+    page.get_by_role("alert").wait_for(state="detached")
+    assert written(page, 2) == second
+    page.get_by_role("button", name="Undo").click()
+    written(page, 1)
+    page.locator(".choice").first.click()  # the server wrote on: the scene is there
+    first = written(page, 2)
+    assert [" ".join(node["text"].split()) for node in tree(game, story)["nodes"][1:]] == [first, second]

@@ -24,8 +24,8 @@ export class Play {
   }
 
   get node() { return this.nodes.get(this.story.head_id); }
-  /** Whether the scene on the stage is not whole yet. */
-  get writing() { return this.node !== undefined && (WRITING.includes(this.node.status) || this.followed === this.node); }
+  /** Whether the scene on the stage is being read while it is written. */
+  get writing() { return Boolean(this.followed) && this.followed === this.node; }
 
   children(id) { return [...this.nodes.values()].filter((node) => node.parent_id === id); }
 
@@ -53,7 +53,7 @@ export class Play {
     if (!tree) return false;
     this.story = tree.story;
     this.nodes = new Map(tree.nodes.map((node) => [node.id, node]));
-    this.view.changed(this.node);
+    this.show(this.node);
     if (this.writing) this.read(this.node);
     return true;
   }
@@ -65,20 +65,26 @@ export class Play {
     this.opening = null;
   }
 
+  /** Tell the view of the scene on the stage; one that is not whole yet is to be read. */
+  show(node, how) {
+    this.followed = WRITING.includes(node.status) ? node : null;
+    this.view.changed(node, how);
+  }
+
   /** Take in a node that the server made, and go there. */
   add(node) {
     this.nodes.set(node.id, node);
     this.story.head_id = node.id;
     this.story.node_count = this.nodes.size;
-    this.view.changed(node);
+    this.show(node);
   }
 
-  /** Read the scene of `node` while it is written. */
+  /** Read the scene of `node` while it is written. Where that fails the player can go on: here, elsewhere, or by trying again. */
   async read(node) {
     this.reading?.abort();
     const reading = new AbortController();
     this.reading = reading;
-    this.followed = node;
+    const story = this.story;
     const shown = () => !reading.signal.aborted && this.node === node;
     let letters = [...node.text];
     const on = {
@@ -95,17 +101,13 @@ export class Play {
         if (end.code !== "cancelled") complain({ status: 500, code: end.code, message: end.message, retryAfter: end.retry_after }, null);
       },
     };
-    try {
-      await follow(node.id, letters.length, on, reading.signal);
-    } catch (problem) {
-      complain(problem, () => this.read(node));
-      return;
-    }
-    const final = reading.signal.aborted ? null : await get(`/nodes/${node.id}`).catch(() => null);
+    const problem = await follow(node.id, letters.length, on, reading.signal).catch((error) => error);
+    const final = problem || reading.signal.aborted ? null : await get(`/nodes/${node.id}`).catch(() => null);
     if (final) Object.assign(node, final);
     if (!shown()) return;
     this.followed = null;
     this.view.finished(node);
+    if (problem) complain(problem, () => story === this.story && this.open(story.id));
   }
 
   /** Whether the choices of a scene lead to the author's next scenes. */
@@ -151,7 +153,7 @@ export class Play {
     const story = await attempt(() => call("PATCH", `/stories/${this.story.id}`, { head_id: id }));
     if (!story) return;
     Object.assign(this.story, story);
-    this.view.changed(this.node, { moved: true });
+    this.show(this.node, { moved: true });
     if (this.writing) this.read(this.node);
   }
 
