@@ -34,11 +34,18 @@ def stops(tokenizer):
     return tokenizer.convert_tokens_to_ids(["<|end|>", "<|endoftext|>"])
 
 
+def near_duplicates(found, n=3, limit=0.3):
+    """Pairs whose completions share more than `limit` of the n-grams of the shorter one."""
+    grams = [(snippet, snippets.ngrams(snippet.completion, n)) for snippet in found]
+    pairs = ((a, b) for at, a in enumerate(grams) for b in grams[:at])
+    return [(a, b) for (a, x), (b, y) in pairs if x and y and len(x & y) > limit * min(len(x), len(y))]
+
+
 def test_the_data_is_as_large_and_varied_as_the_card_says(rows):
     assert [len(snippets.split(rows, name)) for name in ("train", "validation", "test")] == [576, 64, 128]
     assert {row.form for row in rows} == set(snippets.FORMS)
     assert len({row.theme for row in rows}) == 24 and len({row.prompt for row in rows}) == len(rows)
-    assert not snippets.near_duplicates(rows)
+    assert not near_duplicates(rows)
     seen = {}
     for row in rows:
         for gram in snippets.ngrams(row.completion.replace(" out of five", ""), 5):  # every review has these words
@@ -76,7 +83,7 @@ def test_the_control_trains_on_the_same_words_and_is_judged_on_the_same_rows(row
 
 def test_near_duplicates_are_found():
     other = Snippet("naps", "diary", "p", "The box is empty, and I am in it. Again!")
-    assert snippets.near_duplicates([Snippet(**ROW), other]) == [(other, Snippet(**ROW))]
+    assert near_duplicates([Snippet(**ROW), other]) == [(other, Snippet(**ROW))]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +151,3 @@ def test_long_rows_are_cut_and_counted_and_a_long_prompt_is_refused(tokenizer, s
 def test_a_template_without_an_end_is_refused(tokenizer, stops):
     with pytest.raises(UserError, match="ends no answer"):
         snippets.encode(tokenizer, [], Snippet(**ROW))
-
-
-def test_the_dataset_has_the_three_splits(rows):
-    made = snippets.dataset(rows)
-    assert {name: len(part) for name, part in made.items()} == {
-        name: len(snippets.split(rows, name)) for name in ("train", "validation", "test")
-    }
-    first = made["train"][0]
-    assert first["prompt"][0]["role"] == "user" and first["completion"][0]["role"] == "assistant"

@@ -83,24 +83,20 @@ def copied_share(text: str, corpus_grams: Collection[Gram], n: int = 5) -> float
 
 
 class Copied(NamedTuple):
-    """length: words. row: place of the training text in the corpus, None where not one word is copied."""
+    """length: words; 0 and "" where not one word is copied."""
 
     length: int
-    row: int | None
     phrase: str
 
 
 def longest_copied(text: str, corpus: Sequence[str]) -> Copied:
-    """The longest run of words that stands in one training text too; of equally long ones the first of the text, the first row."""
+    """The longest run of words that stands in one training text too; of equally long ones the first of the text."""
     found, rows = words(text), "|".join(f" {normal(row)} " for row in corpus)
     length = start = 0
     for at in range(len(found)):
         while at + length < len(found) and f" {' '.join(found[at : at + length + 1])} " in rows:
             length, start = length + 1, at
-    if not length:
-        return Copied(0, None, "")
-    phrase = " ".join(found[start : start + length])
-    return Copied(length, rows[: rows.index(f" {phrase} ")].count("|"), phrase)
+    return Copied(length, " ".join(found[start : start + length]))
 
 
 def _sentences(text: str) -> list[str]:

@@ -88,13 +88,6 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
     return {tuple(found[at : at + n]) for at in range(len(found) - n + 1)}
 
 
-def near_duplicates(snippets: Sequence[Snippet], n: int = 3, limit: float = 0.3) -> list[tuple[Snippet, Snippet]]:
-    """Pairs whose completions share more than `limit` of the n-grams of the shorter one."""
-    grams = [(snippet, ngrams(snippet.completion, n)) for snippet in snippets]
-    pairs = ((a, b) for at, a in enumerate(grams) for b in grams[:at])
-    return [(a, b) for (a, x), (b, y) in pairs if x and y and len(x & y) > limit * min(len(x), len(y))]
-
-
 def split(snippets: Iterable[Snippet], name: Split) -> list[Snippet]:
     return [snippet for snippet in snippets if snippet.split == name]
 
@@ -169,16 +162,3 @@ def encode_all(
         cut += len(encoded.ids) > max_length
         found.append(Encoded(encoded.ids[:max_length], encoded.start))
     return found, cut
-
-
-def dataset(snippets: Sequence[Snippet]) -> Any:
-    """A Hugging Face DatasetDict in trl's conversational prompt-completion form, with theme and form, for programs of your own."""
-    from datasets import Dataset, DatasetDict
-
-    def rows(name: Split) -> list[dict[str, Any]]:
-        return [
-            {"theme": s.theme, "form": s.form, "prompt": chat(s), "completion": [{"role": "assistant", "content": s.completion}]}
-            for s in split(snippets, name)
-        ]
-
-    return DatasetDict({name: Dataset.from_list(rows(name)) for name in ("train", "validation", "test")})

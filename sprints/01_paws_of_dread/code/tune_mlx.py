@@ -29,10 +29,10 @@ from .recipe import ORIGINAL_TARGETS, Course, Recipe, Tuned
 from .snippets import Encoded
 
 
-def linears(model: Any, head: str = "lm_head") -> dict[str, Any]:
+def linears(model: Any) -> dict[str, Any]:
     """Every linear layer but the head by its path, the 4-bit ones too; an adapter goes onto them."""
     kinds = (nn.Linear, nn.QuantizedLinear)
-    return {path: layer for path, layer in model.named_modules() if isinstance(layer, kinds) and _last(path) != head}
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, kinds) and _last(path) != "lm_head"}
 
 
 def _last(path: str) -> str:
