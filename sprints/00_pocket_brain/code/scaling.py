@@ -91,6 +91,7 @@ def law(run: runlog.Run, runs: Runs, budgets: list[int], results: Path) -> None:
         meaning = "of L = E + A N^-a + B D^-b, N and D in millions; the range of the fits that leave one run out"
         run.metric(f"scaling_{name}", fit[place], meaning=meaning, interval=spread)
     size, seen = shipped(results)
+    matters = "It is a law of fresh tokens: a long run that reads the same text again need not follow it."
     with runlog.style() as plt:
         figure, axes = plt.subplots(figsize=(8, 4.2))
         line = np.geomspace(tokens.min(), 4 * max(tokens.max(), seen), 100)
@@ -111,14 +112,16 @@ def law(run: runlog.Run, runs: Runs, budgets: list[int], results: Path) -> None:
             run.metric("loss_shipped_foretold", foretold, **down, meaning=meaning, interval=spread)
             inside = "inside" if spread[0] <= reached <= spread[1] else "outside"
             run.observe(f"The shipped model has {reached:.3f} nats per token, {inside} the range that the law foretold.")
-        axes.set(xscale="log", xlabel="million tokens", ylabel="held-out loss, nats per token", title="What more compute buys")
+            matters += f" The shipped model was foretold {foretold:.2f} nats and reached {reached:.2f}, {inside} the law's range."
+        title = "Short runs, the law fitted to them, and the shipped model" if size else "Short runs and the law fitted to them"
+        axes.set(xscale="log", xlabel="million tokens", ylabel="held-out loss, nats per token", title=title)
         axes.legend()
         run.figure(
             figure,
             "scaling",
             shows="Final held-out loss of short runs (dots), the fitted law (dashed; shaded: fits that leave one run out), and the "
             "shipped model (star).",
-            matters="It says what more hours or more parameters would bring before anybody spends them.",
+            matters=matters,
         )
 
 
