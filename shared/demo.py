@@ -198,5 +198,3 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # a full disk, a read-only folder
-        sys.exit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "))

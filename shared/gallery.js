@@ -1,4 +1,4 @@
-// The results page reads well without this: it adds the search, opens what a link points into, and marks where the reader is.
+// The results page reads well without this: it adds the search, opens what a link points into, finds the way back, and marks where the reader is.
 (() => {
   const log = document.getElementById("log");
   const form = log.querySelector("form"), field = form.querySelector("input"), count = form.querySelector("output");
@@ -20,6 +20,12 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   field.addEventListener("input", search);
   search();
+
+  // a card that opens moves what is below it: the way back leads to the line that was followed, wherever that is by then
+  document.querySelectorAll(".log li").forEach((entry, place) => {
+    entry.id = `entry-${place}`;
+    entry.querySelector("a").addEventListener("click", () => history.replaceState(null, "", `#${entry.id}`));
+  });
 
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));

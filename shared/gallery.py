@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from itertools import product
 from pathlib import Path
 
 from shared.report import AIM, NOT_RUN, Reports, fill, interval, number, shown, value, write_atomically
@@ -20,6 +21,7 @@ VERDICTS = {  # verdict -> its class, its sign, its word on a card
     "not reproduced": ("no", "✗", "not"),
     NOT_RUN: ("open", "–", NOT_RUN),
 }
+AIMS = dict(zip(VERDICTS, ("met", "partly met", "missed", NOT_RUN), strict=True))
 MACHINES = {"NVIDIA GPU": ("cuda",), "Apple silicon": ("mlx", "mps"), "CPU": ("cpu",)}  # and the DEVICE of each, best first
 SAMPLES = 6  # texts of a sheet that stand on the page
 
@@ -195,8 +197,7 @@ def _claims(report: dict) -> str:
     for claim in report["claims"] if not report["smoke"] else []:  # a toy run proves and refutes nothing
         kind, sign, _ = VERDICTS[claim["verdict"]]
         text += f'<li><p><span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {claim["verdict"]}:</span> '
-        text += f'{_prose(claim["claim"])}</p><p class="soft">Under its protocol: {_prose(claim["ours"])}. '
-        text += f"Under an honest one: {_prose(claim['honest'])}. ({_prose(claim['source'])})</p></li>\n"
+        text += f'{_prose(claim["claim"])}</p><p class="soft">{_outcome(claim)} ({_prose(claim["source"])})</p></li>\n'
     return f'<ul class="claims">{text}</ul>\n' if text else ""
 
 
@@ -242,22 +243,25 @@ def _facts(sprints: Sequence[Sprint], reports: Sequence[dict]) -> str:
     return '<ul class="facts">' + "".join(f"<li><b>{count}</b> {name}</li>" for count, name in facts) + "</ul>\n"
 
 
+def _outcome(claim: dict) -> str:
+    if claim["source"] == AIM:
+        return f"Measured: {_prose(claim['honest'])}."
+    return f"Under its protocol: {_prose(claim['ours'])}. Under an honest one: {_prose(claim['honest'])}."
+
+
 def _ledger(every: Iterable[tuple[Sprint, str, dict]]) -> str:
     """All claims on one page, by what became of them."""
     found = [(sprint, name, claim) for sprint, name, report in every if not report["smoke"] for claim in report["claims"]]
     text = ""
-    for verdict, (kind, sign, _) in VERDICTS.items():
+    for own, (verdict, (kind, sign, _)) in product((False, True), VERDICTS.items()):
         listed = ""
         for sprint, name, claim in found:
-            if claim["verdict"] == verdict:
-                whose = ", an aim of our own" if claim["source"] == AIM else ""
+            if claim["verdict"] == verdict and (claim["source"] == AIM) == own:
                 link = f'<a href="#{sprint.name}-{name}">{_prose(claim["claim"])}</a>'
-                listed += f'<li>{link} <span class="soft">{escape(sprint.title)}{whose}</span>'
-                listed += f"<p>Under its protocol: {_prose(claim['ours'])}. Under an honest one: "
-                listed += f"{_prose(claim['honest'])}.</p></li>\n"
+                listed += f'<li>{link} <span class="soft">{escape(sprint.title)}</span><p>{_outcome(claim)}</p></li>\n'
         if listed:
-            title = f'<span aria-hidden="true">{sign}</span> {verdict.capitalize()}'
-            text += f'<h3 class="verdict {kind}">{title}</h3>\n<ol>\n{listed}</ol>\n'
+            title = f"Aims of our own: {AIMS[verdict]}" if own else verdict.capitalize()
+            text += f'<h3 class="verdict {kind}"><span aria-hidden="true">{sign}</span> {title}</h3>\n<ol>\n{listed}</ol>\n'
     return text and (
         '<section class="log" id="claims" aria-labelledby="claims-title">\n<h2 id="claims-title">Claims</h2>\n'
         "<p>What the public projects claim that these sprints repeat, and what an honest protocol says of it.</p>\n"

@@ -1,7 +1,7 @@
 """Run every recorded experiment again and hold its headlines against the committed reports: what `make reproduce` runs.
 
 python -m shared.reproduce                        everything (hours); stopped, the same command goes on
-python -m shared.reproduce --only logreg cats     some sprints
+python -m shared.reproduce --only logreg cats     some sprints; the table has what is known of all
 python -m shared.reproduce --at-most 15           leave out what takes more minutes
 python -m shared.reproduce --again                from the start, on the newest commit
 
@@ -126,15 +126,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="forget what an earlier call has done")
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md too")
     args = parser.parse_args(argv)
-    console, failed, rows, made = Console(markup=False), [], [], []
+    console, failed, rows, made, text = Console(markup=False), [], [], [], ""
     if args.again or not TREE.is_dir():
         clone()
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the clone has a store of its own
-    for sprint in [one for one in discover(TREE) if one.name in args.only]:
+    for sprint in discover(TREE):
         old, place = sprint.reports(), TREE / OUT / sprint.folder.name
         for command, experiments in commands(old).items():
             slow = sum(old[one]["seconds"] for one in experiments) > 60 * args.at_most
-            if slow or set(experiments) <= set(sprint.reports(place)):
+            if sprint.name not in args.only or slow or set(experiments) <= set(sprint.reports(place)):
                 continue
             console.rule(command)
             if not repeat(command, old[experiments[0]]["device"]["kind"], args.at_most):

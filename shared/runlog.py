@@ -75,7 +75,7 @@ class Args:
 
 
 def launch(main: Callable, args_type: type[Args]) -> None:
-    """Parse the command line into `args_type` and call `main`. A full disk and Ctrl-C are one line, as a UserError is by itself."""
+    """Parse the command line into `args_type` and call `main`. Ctrl-C is one line, as a UserError is by itself."""
     module = sys.modules[main.__module__]
     args = tyro.cli(args_type, description=module.__doc__, prog=f"python -m {module.__spec__.name}" if module.__spec__ else None)
     if not console.is_terminal:  # in a log the bars of the libraries are noise
@@ -87,8 +87,6 @@ def launch(main: Callable, args_type: type[Args]) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(args)
-    except OSError as error:  # a full disk, a read-only folder
-        raise SystemExit(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": ")) from None
     except KeyboardInterrupt:
         console.print("\ninterrupted: nothing is half-written, earlier results stand; run the same command again")
         raise SystemExit(130) from None

@@ -155,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     runner.add_argument("step", choices=STEPS)
     commands.add_parser("new", help="start a sprint from the template").add_argument("name")
     args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     sprints = {sprint.name: sprint for sprint in discover()}
     if args.command == "list":
         for sprint in sprints.values():

@@ -206,6 +206,7 @@ def test_split_refuses():
         (b"a: \xff", "utf-8", "is not YAML in utf-8"),
         (b"!!python/object/apply:os.getcwd []", "utf-8", "could not determine a constructor"),
         (b"[" * 100_000, "utf-8", "is not YAML"),
+        (b"born: 2024-02-30", "utf-8", "is not YAML"),
         (None, "utf-8", "there is no file"),
     ],
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from shared import gallery, sprints
+from shared.report import AIM
 from tests.chromium import CHROMIUM, needs_chromium
 
 ROOT = sprints.ROOT
@@ -67,7 +68,9 @@ def test_a_card_without_and_with_reports(sprint):
     assert "No published run yet." in empty and "<figure" not in empty and "<details" not in empty
     verdicts = [{"claim": "99 %", "source": "s", "protocol": "p", "ours": "o", "honest": "h", "verdict": v}
                 for v in ("reproduced", "not reproduced", "not reproduced")]  # fmt: skip
+    verdicts.append(verdicts[0] | {"claim": "twice as fast", "source": AIM, "honest": "three times"})
     full = page(sprint, {"one": report("one", "a", "b", "c", figures=["p"], claims=verdicts)})
+    assert "Aims of our own: met" in full and "<p>Measured: three times.</p>" in full
     assert '<li>A <b>0.5 points</b> <span class="interval">[0.4, 0.6]</span></li>' in full
     assert (
         "</span> 1 reproduced</span>" in full and "</span> 2 not</span>" in full and "partly" not in full.partition("</style>")[2]
@@ -192,6 +195,21 @@ def test_an_entry_of_the_log_opens_its_experiment_and_the_page_knows_where_it_is
     assert page.locator(f".card:has({target}) > details[open]").count() == 1
     page.locator(f"nav a[href='#{SPRINTS[0].name}']").click()
     page.locator(f"nav a[href='#{SPRINTS[0].name}'][aria-current]").wait_for()
+
+
+@needs_chromium
+def test_the_way_back_leads_to_the_entry_that_was_followed(tab):
+    """The card that opened above it has moved it."""
+    page = tab()
+    link = page.locator("#log li a").last
+    name = link.text_content()
+    link.click()
+    page.locator(".card > details[open]").wait_for()
+    page.go_back()
+    page.wait_for_function(
+        "Math.abs(document.getElementById(location.hash.slice(1)).getBoundingClientRect().top) < innerHeight / 2"
+    )
+    assert name in page.evaluate("document.getElementById(location.hash.slice(1)).textContent")
 
 
 @needs_chromium

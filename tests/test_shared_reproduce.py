@@ -74,6 +74,7 @@ def test_the_quickest_command_runs_again_in_a_clone_and_the_rest_is_said_not_to_
     assert reproduce.main(["--only", "titanic", "--at-most", "0.02"]) == 0
     assert [path.parent.name for path in tmp_path.glob("tree/runs/again/*/*/report.json")] == ["data_report"]
     assert "| not run |" in capsys.readouterr().out and "| not run |" in (tmp_path / "tree.md").read_text()
+    assert "| Logistic regression from scratch |" in (tmp_path / "tree.md").read_text()  # not only what was asked for
     monkeypatch.setattr(reproduce, "repeat", None)  # nothing runs a second time
     assert reproduce.main(["--only", "titanic", "--at-most", "0.02"]) == 0
 

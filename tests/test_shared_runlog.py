@@ -43,6 +43,7 @@ def record(args, experiment="trial", fail=None, program=PROGRAM):
             figure, axes = plt.subplots()
             axes.plot(np.arange(6))
             run.figure(figure, "line", shows="A line.", matters="It rises.")
+        run.file("sheet.md", f"fails: {fail}\n")
         if fail:
             raise fail
         run.observe("It rises.")
@@ -80,7 +81,7 @@ def test_figures_of_an_earlier_run_go(args):
     run = record(args)
     (run.folder / "old.png").write_bytes(b"\x89PNG")
     record(args)
-    assert sorted(path.name for path in run.folder.iterdir()) == ["line.png", "report.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["line.png", "report.json", "sheet.md"]
 
 
 def test_the_report_of_an_equal_published_result_stands(tmp_path):
@@ -208,7 +209,7 @@ def check_mirror(uri: str, report: dict) -> None:
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == report["data"]["numbers"]["sha256"][:36]
     assert [tag.value for tag in dataset.tags] == [report["data"]["numbers"]["sha256"]]
-    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"line.png", "report.json"}
+    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"line.png", "report.json", "sheet.md"}
 
 
 @pytest.fixture(scope="module")
