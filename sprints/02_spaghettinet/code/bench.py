@@ -197,7 +197,8 @@ def limits(args: Args) -> dict:
                 "roofline",
                 shows=f"Operations per second against operations per byte, {sparsity:.0%} sparsity; "
                 "lines: plain sums and products.",
-                matters="One row is bound by bytes, many rows by arithmetic; what lies below the lines is ours to gain.",
+                matters="One row is bound by bytes, many rows by arithmetic; what lies below the lines is ours to gain. "
+                "A sum does not read all that the caches give: a product may lie above the dashed line.",
             )
     return run.report
 

@@ -14,8 +14,8 @@ TITLES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"
 LABELS = {
     "dense": "dense",
     "dense_small": "dense, small",
-    "erdos_renyi": "random (Erdős-Rényi)",
-    "constant_fan_in": "constant fan-in",
+    "erdos_renyi": "random, masked (the original's)",
+    "constant_fan_in": "random, constant fan-in",
     "bundle": "bundle",
     "local_bundle": "local bundle",
     "small_world": "small world",

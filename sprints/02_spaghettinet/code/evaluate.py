@@ -51,7 +51,8 @@ def accuracy(args: Args, name: str) -> tuple[dict, Accuracy]:
             run.figure(
                 figures.against_time(plt, known, args.sparsities),
                 "accuracy_time",
-                shows="Test accuracy against the processor seconds of a training and against parameters, one point per sparsity.",
+                shows="Test accuracy against the processor seconds of a training and against parameters, one point per sparsity; "
+                "the original's masked layer multiplies its zeros.",
                 matters="Up and to the left is better: which nets are accurate for their time, and which for their size.",
             )
     return run.report, known
@@ -78,7 +79,7 @@ def compare(run: runlog.Run, args: Args, few: str, known: Accuracy) -> None:
         for arm in SPARSE:
             pair(known.plain[arm, s], known.plain["dense_small", s], f"{LABELS[arm]}, {s:.0%}", f"dense-small, {s:.0%}")
         for arm in SPARSE[2:]:
-            b = f"constant fan-in, {s:.0%}"
+            b = f"{LABELS['constant_fan_in']}, {s:.0%}"
             pair(known.plain[arm, s], known.plain["constant_fan_in", s], f"{LABELS[arm]}, {s:.0%}", b)
         for arm in ("constant_fan_in", "rigl", *LOCAL):
             pair(known.plain[arm, s], known.dense, f"{LABELS[arm]}, {s:.0%}", "dense")
@@ -91,7 +92,7 @@ def compare(run: runlog.Run, args: Args, few: str, known: Accuracy) -> None:
     run.observe(f"Of random, RigL and local wirings clearly ahead of the dense net: {listed(beats)}; behind it: {listed(behind)}.")
     lost = {c["a"]: c["difference"] for c in found(run, b="the same on permuted pixels")}
     run.observe("Lost when the pixels are permuted: " + ", ".join(f"{a} {d:.2f} points" for a, d in lost.items()) + ".")
-    moving = [c for c in found(run, b=f"constant fan-in, {sparsity:.0%}") if c["a"].startswith(("SET", "RigL"))]
+    moving = [c for c in found(run, b=f"{LABELS['constant_fan_in']}, {sparsity:.0%}") if c["a"].startswith(("SET", "RigL"))]
     run.observe("Rewiring while learning, against the fixed random wiring: " + "; ".join(told(c) for c in moving) + ".")
     times = {arm: known.plain[arm, sparsity].values("seconds").mean() for arm in ("dense_small", *SPARSE)}
     times["dense"] = known.dense.values("seconds").mean()
@@ -99,7 +100,7 @@ def compare(run: runlog.Run, args: Args, few: str, known: Accuracy) -> None:
     ratio = times["dense"] / times[local]
     run.observe(
         f"{LABELS[quickest].capitalize()} trains fastest ({times[quickest]:.2f} s); the dense net takes {times['dense']:.2f} s, "
-        f"{LABELS[local]} {times[local]:.2f} s, a masked dense net (Erdős-Rényi) {times['erdos_renyi']:.2f} s."
+        f"{LABELS[local]} {times[local]:.2f} s, {LABELS['erdos_renyi']} {times['erdos_renyi']:.2f} s."
     )
     parameters = [int(one.results[0]["parameters"]) for one in (known.plain[local, sparsity], known.dense)]
     low, high = run.report["metrics"][f"{few}_local_minus_dense_points"]["ci95"]

@@ -14,7 +14,7 @@ from .study import Args
 from .train import record_data, setup
 
 WIRED = ("constant_fan_in", "bundle", "local_bundle", "small_world", "variance")  # arms whose wiring is fixed
-DRAWN = {"random: al dente": "random", "bundle": "bundle", "small world": "small_world", "local bundle: combed": "local_bundle"}
+DRAWN = {"random: al dente": "random", "bundle": "bundle", "small world": "small_world", "local bundle": "local_bundle"}
 STRANDS = 8  # noodles of a neuron in the picture: with more it is a cloud
 CHOSEN = ("singular_value", "clustering", "path_length", "degree_spread")  # of the measures, to draw accuracy against
 
@@ -239,9 +239,10 @@ def measures(run: runlog.Run, args: Args, name: str, known: Accuracy) -> None:
     run.observe(f"The entropy of the connections lies between {min(spread):.3f} and {max(spread):.3f} of its largest value.")
     with runlog.style() as plt:
         run.figure(
-            figures.tangles(plt, points, {key: key.replace("_", " ") for key in CHOSEN}),
+            figures.tangles(plt, points, {key: key.replace("_", " ") for key in CHOSEN}, TITLES[name]),
             "tangle",
-            shows="Test accuracy against four measures of the wiring, a line per arm over the sparsities, small points sparser.",
+            shows="Test accuracy against four measures of the wiring, a line per arm over the sparsities; a larger point "
+            "is less sparse.",
             matters="Within one size of point: does the measure order the wirings as accuracy does?",
         )
 
@@ -250,6 +251,7 @@ def draw(run: runlog.Run, plt, args: Args, name: str, known: Accuracy) -> None:
     """Noodles of four wirings, and receptive fields of trained nets (seed 0, trained again: only results are stored)."""
     given = load(name)
     image = given.x[given.test[0]].reshape(given.grid).numpy()
+    patches = image.size // wiring.PATCH**2
     hidden, n = known.dense.job.hidden, given.x.shape[1]
     tables = {
         title: wiring.draw(kind, n, hidden, min(STRANDS, n), torch.Generator().manual_seed(0), grid=given.grid)
@@ -259,7 +261,9 @@ def draw(run: runlog.Run, plt, args: Args, name: str, known: Accuracy) -> None:
         noodles.plate(plt, tables, image),
         "noodles",
         shows=f"Wirings with {STRANDS} connections per neuron: curves from the pixels of a test image to evenly chosen neurons.",
-        matters="A tangle on top; below neighbours cook together, and a few noodles still go across the plate.",
+        matters="A tangle on top; below neighbours cook together, and a few noodles still go across the plate. A local bundle "
+        f"takes at least four near patches of {wiring.PATCH} x {wiring.PATCH} pixels; where an image has no more (here {patches}), "
+        "that is a tangle too.",
     )
     layers, sparsity = {}, comparisons.main_sparsity(args)
     for arm in ("dense", "constant_fan_in", *LOCAL):

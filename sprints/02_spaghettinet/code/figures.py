@@ -6,7 +6,7 @@ import numpy as np
 
 from shared.stats import mean_interval
 
-from .comparisons import LABELS, LONGER, Accuracy, Trained
+from .comparisons import LABELS, LONGER, TITLES, Accuracy, Trained
 
 COLORS = {
     "dense": "black",
@@ -20,6 +20,7 @@ COLORS = {
     "set": "#8C6BB1",
     "rigl": "#7A5230",
 }
+MARKERS = dict(zip(COLORS, "*sXoD^vP<>", strict=True))  # for those who do not tell the colours apart
 
 
 def curves(plt, trained: Mapping[str, Trained], title: str):
@@ -28,9 +29,9 @@ def curves(plt, trained: Mapping[str, Trained], title: str):
     for arm, one in trained.items():
         losses, curve = (np.mean([result[name] for result in one.results], axis=0) for name in ("losses", "curve"))
         epochs = np.arange(1, len(curve) + 1)
-        style = {"color": COLORS[arm], "label": LABELS[arm], "linewidth": 1.6, "marker": "o" if len(epochs) < 8 else None}
-        left.plot(epochs, losses, **style, markersize=3)
-        right.plot(epochs, curve, **style, markersize=3)
+        style = {"color": COLORS[arm], "marker": MARKERS[arm], "label": LABELS[arm], "linewidth": 1.4, "markersize": 5}
+        left.plot(epochs, losses, **style, markevery=-(-len(epochs) // 6))
+        right.plot(epochs, curve, **style, markevery=-(-len(epochs) // 6))
     late = np.concatenate([one.results[0]["curve"][len(one.results[0]["curve"]) // 4 :] for one in trained.values()])
     ticks = np.unique(np.linspace(1, len(epochs), min(6, len(epochs))).astype(int))
     right.set(xlabel="epoch", xticks=ticks, ylabel="accuracy (%), validation rows", ylim=(late.min() - 0.5, None))
@@ -50,7 +51,7 @@ def rate_table(plt, known: Accuracy, sparsities: Sequence[float]):
         xticks=range(len(sparsities)), xticklabels=[f"{s:.0%}" for s in sparsities], yticks=range(len(rows)), xlabel="sparsity"
     )
     axes.set_yticklabels([LABELS[arm] for arm in rows])
-    axes.set_title(f"rate / 0.001 (dense: {1000 * known.dense.job.rate:g})")
+    axes.set_title(f"{_set(known.dense)}: rate / 0.001 (dense: {1000 * known.dense.job.rate:g})")
     axes.grid(False)
     return figure
 
@@ -76,10 +77,11 @@ def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: s
         for number, arm in enumerate(arms):
             values = np.array([source[arm, sparsity].values("test") for sparsity in sparsities])
             shift = 0.03 * (number - len(arms) / 2)
-            axes.errorbar(places + shift, values.mean(1), yerr=_half(values), color=COLORS[arm], label=LABELS[arm], **BARS)
+            style = {**BARS, "marker": MARKERS[arm], "color": COLORS[arm], "label": LABELS[arm]}
+            axes.errorbar(places + shift, values.mean(1), yerr=_half(values), **style)
         axes.set(xticks=places, xticklabels=[f"{sparsity:.0%}" for sparsity in sparsities], xlabel="sparsity")
     panels[0].set(ylabel="test accuracy (%)", title=title)
-    panels[1].set_title("local wirings on permuted pixels")
+    panels[1].set_title(f"{title}: local wirings on permuted pixels")
     panels[0].legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     return figure
@@ -89,16 +91,16 @@ def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
     """Test accuracy against processor seconds of the training loop and against parameters; a line per arm over the sparsities."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, name in ((panels[0], "seconds"), (panels[1], "parameters")):
-        axes.scatter(known.dense.values(name).mean(), known.dense.values("test").mean(), color="black", marker="*", s=150, zorder=3)
-        for arm in [arm for arm in LABELS if arm != "dense"]:
-            line = [known.plain[arm, sparsity] for sparsity in sparsities]
+        for arm in LABELS:
+            line = [known.dense] if arm == "dense" else [known.plain[arm, sparsity] for sparsity in sparsities]
             x, y = ([one.values(which).mean() for one in line] for which in (name, "test"))
-            axes.plot(x, y, color=COLORS[arm], marker="o", markersize=4, linewidth=1.3, label=LABELS[arm])
+            size = 13 if arm == "dense" else 5
+            axes.plot(x, y, color=COLORS[arm], marker=MARKERS[arm], markersize=size, linewidth=1.3, label=LABELS[arm])
         axes.set(xscale="log")
         _plain_ticks(axes)
-    panels[0].set(xlabel="processor seconds of a training", ylabel="test accuracy (%)", title="star: the dense net")
+    panels[0].set(xlabel="processor seconds of a training", ylabel="test accuracy (%)", title=_set(known.dense))
     panels[1].set(xlabel="parameters")
-    panels[1].legend(fontsize=8, loc="lower right")
+    panels[1].legend(fontsize=8, loc="lower right", markerscale=0.8)
     figure.tight_layout()
     return figure
 
@@ -111,7 +113,8 @@ def rates(plt, lines: Mapping[str, Sequence[Trained]], used: float):
         color = ("0.55", "#CC79A7", "#0072B2")[number]
         axes.errorbar([one.job.rate for one in line], values.mean(1), yerr=_half(values), color=color, label=label, **BARS)
     axes.axvline(used, color="black", linestyle=":", linewidth=1.2)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title="One rate for all, or rate / density")
+    title = f"{_set(next(iter(lines.values()))[0])}: one rate for all, or rate / density"
+    axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)", title=title)
     side = "right" if used > np.sqrt(np.prod(axes.get_xlim())) else "left"  # of the text's ends, the one at the line
     axes.annotate("  the dense net's own  ", (used, axes.get_ylim()[0]), ha=side, va="bottom", fontsize=9)
     _plain_ticks(axes)
@@ -130,15 +133,13 @@ def skips(plt, trained: Mapping[float, Trained]):
         values = one.values("test")
         right.scatter(np.full(len(values), number), values, color=f"C{number}", alpha=0.5, s=22)
         right.scatter([number], [values.mean()], color=f"C{number}", marker="_", s=500)
-    left.set(
-        xlabel="epoch",
-        xticks=epochs,
-        ylabel="accuracy (%), validation rows",
-        title=f"{next(iter(trained.values())).job.depth} levels",
-    )
+    first = next(iter(trained.values()))
+    title = f"{_set(first)}: {first.job.depth} levels"
+    left.set(xlabel="epoch", xticks=epochs, ylabel="accuracy (%), validation rows", title=title)
     left.legend(fontsize=9)
     labels = [f"{skip:.0%}" for skip in trained]
-    right.set(xticks=range(len(trained)), xticklabels=labels, xlim=(-0.5, len(trained) - 0.5), ylabel="test accuracy (%)")
+    right.set(xticks=range(len(trained)), xticklabels=labels, xlim=(-0.5, len(trained) - 0.5))
+    right.set(xlabel="share of the noodles that skip", ylabel="test accuracy (%)")
     figure.tight_layout()
     return figure
 
@@ -152,14 +153,13 @@ def locality(plt, lines: Mapping[bool, Sequence[Trained]], dense: Trained):
         label, color = ("pixels permuted", "0.45") if permuted else ("pixels as they are", "#E69F00")
         axes.errorbar(range(len(line)), values.mean(1), yerr=_half(values), color=color, label=label, **BARS)
         axes.set(xticks=range(len(line)), xticklabels=[f"{one.job.rewire_p:g}" for one in line])
-    axes.set(
-        xlabel="share of connections that go anywhere (rewire_p)", ylabel="test accuracy (%)", title="From neighbours to tangle"
-    )
+    title = f"{_set(dense)}: from neighbours to tangle"
+    axes.set(xlabel="share of connections that go anywhere (rewire_p)", ylabel="test accuracy (%)", title=title)
     axes.legend(fontsize=9)
     return figure
 
 
-def tangles(plt, points: Sequence[tuple[str, float, Mapping[str, float], float]], names: Mapping[str, str]):
+def tangles(plt, points: Sequence[tuple[str, float, Mapping[str, float], float]], names: Mapping[str, str], title: str):
     """Test accuracy against each measure: points (arm, sparsity, measures, accuracy), the size of a point is its density."""
     figure, panels = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.8), sharey=True)
     for axes, (name, label) in zip(panels, names.items(), strict=True):
@@ -167,9 +167,10 @@ def tangles(plt, points: Sequence[tuple[str, float, Mapping[str, float], float]]
             of_arm = [point for point in points if point[0] == arm]
             x, y = [point[2][name] for point in of_arm], [point[3] for point in of_arm]
             axes.plot(x, y, color=COLORS[arm], linewidth=0.6, alpha=0.5)
-            axes.scatter(x, y, s=[12 + 220 * (1 - point[1]) for point in of_arm], color=COLORS[arm], label=LABELS[arm], alpha=0.85)
+            sizes, style = [12 + 220 * (1 - point[1]) for point in of_arm], {"color": COLORS[arm], "marker": MARKERS[arm]}
+            axes.scatter(x, y, s=sizes, label=LABELS[arm], alpha=0.85, **style)
         axes.set_xlabel(label)
-    panels[0].set(ylabel="test accuracy (%)", title="large: less sparse")
+    panels[0].set(ylabel="test accuracy (%)", title=title)
     panels[-1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.tight_layout()
     return figure
@@ -184,7 +185,9 @@ def longer(plt, few: Mapping[str, Trained], many: Mapping[str, Trained]):
         axes.scatter(end, np.full(len(end), row), color=COLORS[arm], s=14, alpha=0.6)
         axes.scatter(start, row, color=COLORS[arm], marker="|", s=120)
     epochs = next(iter(many.values())).job.epochs
-    axes.set(yticks=range(len(many)), xlabel="test accuracy (%)", title=f"From {epochs // LONGER} to {epochs} epochs")
+    axes.set(
+        yticks=range(len(many)), xlabel="test accuracy (%)", title=f"{_set(few[arm])}: from {epochs // LONGER} to {epochs} epochs"
+    )
     axes.set_yticklabels([LABELS[arm] for arm in many])
     axes.invert_yaxis()
     return figure
@@ -199,7 +202,8 @@ def original(plt, rows: Mapping[str, Trained], labels: Mapping[str, str], claime
         axes.scatter([values.mean()], [row], color=color, marker="|", s=400)
     axes.axvline(claimed, color="black", linestyle=":", linewidth=1.2)
     axes.annotate(" claimed", (claimed, -0.5), fontsize=9, va="top")
-    axes.set(yticks=range(len(rows)), xlabel="test accuracy (%)", title="The original's protocol", ylim=(len(rows) - 0.5, -0.6))
+    title = f"{_set(rows['original'])}: the original's protocol"
+    axes.set(yticks=range(len(rows)), xlabel="test accuracy (%)", title=title, ylim=(len(rows) - 0.5, -0.6))
     axes.set_yticklabels(
         [f"{labels[name]} ({one.results[0]['parameters']:,} parameters)" for name, one in rows.items()], fontsize=9
     )
@@ -207,6 +211,11 @@ def original(plt, rows: Mapping[str, Trained], labels: Mapping[str, str], claime
 
 
 BARS = {"marker": "o", "markersize": 4, "linewidth": 1.3, "elinewidth": 1}
+
+
+def _set(one: Trained) -> str:
+    """The set that a net was trained on, as titles have it."""
+    return TITLES[one.job.data]
 
 
 def _plain_ticks(axes) -> None:

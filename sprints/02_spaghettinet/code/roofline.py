@@ -64,7 +64,10 @@ def figure(plt, points: Sequence[tuple[str, str, float, float]], memory: float, 
     """Operations per second against operations per byte: the limits as lines, points (layer, shape, intensity, rate)."""
     made, axes = plt.subplots(figsize=(8, 4.8))
     x = torch.logspace(-1, 2.5, 200).numpy()
-    for level, style, label in ((memory, "-", f"memory {memory / 1e9:.0f} GB/s"), (cache, "--", f"cache {cache / 1e9:.0f} GB/s")):
+    for level, style, label in (
+        (memory, "-", f"memory {memory / 1e9:.0f} GB/s"),
+        (cache, "--", f"sums in cache {cache / 1e9:.0f} GB/s"),
+    ):
         axes.plot(x, [min(flops, level * one) / 1e9 for one in x], color="black", linestyle=style, linewidth=1.3, label=label)
     markers = dict(zip(dict.fromkeys(label for _, label, _, _ in points), "os^D", strict=False))
     for name, color in ((ONEDNN, "0.55"), (BUNDLE, "C1"), (PACKED, "C2"), (HALF, "C3")):
