@@ -1,6 +1,7 @@
 """The programs `train` and `demo` as a user runs them, at smoke size."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -14,6 +15,9 @@ demo, showing, train, training = (import_module(f"{CODE}.{name}") for name in ("
 Reading = import_module(f"{CODE}.engram.adapter").Reading
 
 
+SMOKE = {"steps": 6, "batch": 4, "device": "cpu", "mlflow": False}  # with these the demo takes what a smoke training left
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with adapters of a smoke run, and its report."""
@@ -21,14 +25,19 @@ def trained(tmp_path_factory):
     return folder, train.main(train.Args(smoke=True, device="cpu", out=folder, mlflow=False))
 
 
-def test_training_saves_both_adapters_at_equal_budgets(trained):
+@pytest.fixture(scope="module")
+def adapters(trained):
+    return train.home(train.Args(**SMOKE, out=trained[0]))
+
+
+def test_training_saves_both_adapters_at_equal_budgets(trained, adapters):
     folder, report = trained
     value = {key: metric["mean"] for key, metric in report["metrics"].items()}
     assert 0.99 < value["saved_engram_parameters"] / value["saved_lora_parameters"] <= 1
     assert [figure["file"] for figure in report["figures"]] == ["curves.png"]
     for name in ("lora", "engram"):
-        assert list((folder / "engram_model" / name).glob("*.safetensors"))
-        model, adapter = train.reload(name, "pocket", "cpu", None, folder / "engram_model" / name)
+        assert list((adapters / name).glob("*.safetensors"))
+        model, adapter = train.reload(name, "pocket", "cpu", None, adapters / name)
         assert adapter is not None and model.config.hidden_size == 256
     assert not [path for path in folder.rglob("*") if path.name.endswith((".part", ".tmp", ".old"))]
 
@@ -41,30 +50,52 @@ def test_demo_shows_all_three_sides(tmp_path, capsys):
     base, engram = (report["metrics"][f"demo_{name}_perplexity"]["mean"] for name in ("base", "engram"))
     assert engram == pytest.approx(base, rel=0.05)
     assert json.loads((tmp_path / "04_engram" / "demo" / "report.json").read_text())["conclusion"]
-    assert not (tmp_path / "engram_model").exists(), "what it taught in a hurry is not kept"
+    assert not (tmp_path / "engram").exists(), "what it taught in a hurry is not kept"
 
 
-def test_demo_takes_what_was_trained_and_forgets_one_fact_of_it(trained, capsys, monkeypatch):
+def test_demo_takes_what_was_trained_and_forgets_one_fact_of_it(trained, adapters, capsys, monkeypatch):
     folder, _ = trained
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it trains although adapters are there"))
     monkeypatch.setattr(demo, "NEW_TOKENS", 4)
-    before = (folder / "engram_model" / "engram" / "engram.safetensors").read_bytes()
+    before = (adapters / "engram" / "engram.safetensors").read_bytes()
     first = train.taught(import_module(f"{CODE}.patterns").load(), 1)[0].id
-    args = demo.Args(device="cpu", out=folder, mlflow=False, quick=True, forget=first)
+    args = demo.Args(**SMOKE, out=folder, quick=True, forget=first)
     demo.main(args)
     shown = capsys.readouterr().out
     assert f"{first} is forgotten" in shown and "as `make engram-train` left them" in shown
     assert shown.count("bit-equal") == train.SMOKE_PATTERNS - 1, "its neighbours"
-    assert (folder / "engram_model" / "engram" / "engram.safetensors").read_bytes() == before
+    assert (adapters / "engram" / "engram.safetensors").read_bytes() == before
     with pytest.raises(UserError, match="did you mean"):
-        demo.main(demo.Args(device="cpu", out=folder, mlflow=False, quick=True, forget=first[:-1]))
+        demo.main(demo.Args(**SMOKE, out=folder, quick=True, forget=first[:-1]))
 
 
 def test_demo_answers_any_prompt(trained, capsys):
-    report = demo.main(demo.Args(device="cpu", out=trained[0], mlflow=False, prompt="Q: Default port for SSH?\nA:"))
+    report = demo.main(demo.Args(**SMOKE, out=trained[0], prompt="Q: Default port for SSH?\nA:"))
     shown = capsys.readouterr().out
     assert "Your prompt" in shown and "What the memory reads" in shown and "is forgotten" not in shown
     assert "tokens/s" in report["conclusion"]
+
+
+def test_the_demo_takes_adapters_of_its_own_settings_alone(trained, adapters, monkeypatch):
+    folder, _ = trained
+    before = {path: path.read_bytes() for path in adapters.rglob("*") if path.is_file()}
+    train.main(train.Args(smoke=True, rank=4, device="cpu", out=folder, mlflow=False))
+    assert {path: path.read_bytes() for path in adapters.rglob("*") if path.is_file()} == before
+    assert len([*adapters.parent.iterdir()]) == 2
+
+    def fit(*_):
+        raise InterruptedError("it trains")
+
+    monkeypatch.setattr(training, "fit", fit)
+    for other in ({"steps": 7}, {"rank": 16}, {"seed": 1}, {"lora_rate": 1e-3}, {"engram_rate": 1e-2}, {"backend": "torch"}):
+        with pytest.raises(InterruptedError):
+            demo.main(demo.Args(**{**SMOKE, **other}, out=folder, quick=True))
+    plain = train.Args()
+    assert train.home(plain) == train.home(demo.Args()), "defaults"
+    assert (
+        len({train.home(replace(plain, **other)) for other in ({}, {"quantization": "nf4"}, {"model": "smollm"}, {"steps": 10})})
+        == 4
+    )
 
 
 def test_a_four_bit_base_for_mlx_is_refused(tmp_path):

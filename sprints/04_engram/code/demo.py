@@ -1,6 +1,6 @@
 """Base, LoRA and Engram memory side by side in the terminal: taught prompts, what was never taught, and one fact forgotten.
 
-$ make engram-demo                                       with the adapters of `make engram-train`; without them it trains them first
+$ make engram-demo                                       the adapters of `make engram-train` with these settings, or trains them
 $ make engram-demo ARGS=--quick                          under a minute: teaches a part of the patterns when nothing was trained yet
 $ make engram-demo ARGS="--forget fact-ssh-port"         that fact is forgotten
 $ make engram-demo ARGS="--prompt 'Q: Default port for SSH?'"   your own prompt

@@ -6,6 +6,7 @@ $ make engram-train ARGS="--device cuda --model phi3 --quantization nf4"   on a 
 $ make engram-train ARGS=--smoke                                        toy size, seconds
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -55,10 +56,11 @@ class Args(runlog.Args):
 
 
 def home(args: Args) -> Path:
-    """Where the adapters of a run stand: those of one base do not replace another's."""
-    if args.out:
-        return args.out / "engram_model"
-    return ROOT / "runs" / ("smoke" if args.smoke else "") / "engram" / "adapters" / re.sub(r"\W+", "-", args.model)
+    """Where the adapters of these settings stand: a training with other ones, or on another base, leaves them alone."""
+    base = args.toys if args.smoke else args.out or ROOT / "runs"
+    known = repr([args.model, args.quantization, args.backend, recipes(args)])
+    name = re.sub(r"\W+", "-", args.model)  # of a hub id or a folder too
+    return base / "engram" / "adapters" / f"{name}_{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 def recipes(args: Args) -> dict[str, Recipe]:
@@ -134,8 +136,8 @@ def main(args: Args) -> dict:
         files = sorted(patterns.DATA.glob("*.yaml"))
         run.data("patterns", data.digest(files), rows=len(rows), source="data/*.yaml, written for this sprint")
         device, folder = torch_device(run.device), home(args)
-        tokenizer = models.load(args.model, device, args.quantization)
-        encoded, scored = ([training.encode(tokenizer, one.prompt, one.completion) for one in part] for part in (rows, asked))
+        loaded = models.load(args.model, device, args.quantization)
+        encoded, scored = ([training.encode(loaded, one.prompt, one.completion) for one in part] for part in (rows, asked))
         losses: dict[str, list[float]] = {}
         for name, recipe in recipes(args).items():
             label = NAMES[name]
