@@ -66,6 +66,12 @@ def test_the_aim_is_judged_by_the_lower_end(found, verdict, tmp_path):
     assert "1.0 MiB" in run.report["conclusion"] and len(run.report["observations"]) >= 2
 
 
+def test_the_caption_tells_which_lines_end_early():
+    small, large = [point(method, [9], 10) for method in ("lora", "engram")], point("engram", [9900])
+    assert capacity.left_out(small) == [] == capacity.left_out([large])
+    assert capacity.left_out([*small, large]) == ["Not run with 10,000 facts, to save time: LoRA x16."]
+
+
 def test_run_at_toy_size(tmp_path):
     report = capacity.run(evaluate.Args(smoke=True, out=tmp_path, jobs=1))
     assert {"capacity_lora_x1_8", "capacity_engram_x1_8", "capacity_stored_engram_x1_8"} < set(report["metrics"])

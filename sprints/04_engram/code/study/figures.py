@@ -8,6 +8,7 @@ import numpy as np
 from shared import runlog
 
 from .comparison import LABELS, Outcomes, Tuning, log_ratio, recall
+from .trial import SHOWN
 
 COLOURS = {  # Okabe and Ito's, safe for the colour-blind; the marker tells the methods apart without them
     "lora": ("#D55E00", "o"),
@@ -102,7 +103,7 @@ def parts(run: runlog.Run, found: Outcomes) -> None:
 
 
 def gates(run: runlog.Run, lines: Sequence[Mapping[str, Any]]) -> None:
-    """A heat map: tokens of some prompts, coloured by the gate of the memory, empty where no n-gram is known.
+    """A heat map: the first tokens of some texts, coloured by the gate of the memory, empty where no n-gram is known.
 
     `lines`: title, tokens, gates (NaN where nothing is known) of one text each.
     """
@@ -125,6 +126,7 @@ def gates(run: runlog.Run, lines: Sequence[Mapping[str, Any]]) -> None:
         run.figure(
             figure,
             "gate",
-            shows="The gate of the memory at every token of some texts; white where no n-gram of the text was ever taught.",
+            shows=f"The gate of the memory at the first {SHOWN} tokens of some texts, longer ones are cut; white where no n-gram "
+            "of the text was ever taught.",
             matters="On white tokens the memory adds exactly nothing.",
         )

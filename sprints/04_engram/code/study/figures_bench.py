@@ -9,8 +9,8 @@ import numpy as np
 MARKERS = ("o", "s", "^", "D")
 
 
-def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str]) -> Any:
-    """Exact match against the number of facts, a panel per method, a line per budget. points: of capacity.Point."""
+def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str], goal: float) -> Any:
+    """Exact match against the number of facts, a panel per method, a line per budget. points: of capacity.Point; goal: a share."""
     names = {method: name for method, name in names.items() if any(point.method == method for point in points)}
     figure, panels = plt.subplots(1, len(names), figsize=(9, 3.8), sharey=True, squeeze=False)
     for axes, (method, name) in zip(panels[0], names.items(), strict=True):
@@ -22,10 +22,12 @@ def capacity(plt: Any, points: Sequence[Any], names: Mapping[Any, str]) -> Any:
             style = {"color": f"C{place}", "marker": MARKERS[place], "capsize": 3}
             label = f"x{budget}: {max(point.megabytes for point in line):.1f} MiB"
             axes.errorbar(counts, means, yerr=np.array(bounds).T, label=label, **style)
-        axes.axhline(95, color="0.6", linewidth=1, linestyle=":")
+        axes.axhline(100 * goal, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", xlabel="private facts", title=name, ylim=(-4, 104))
         axes.legend(title="budget, stored at most", loc="upper center", bbox_to_anchor=(0.5, -0.16))
     panels[0][0].set_ylabel("exact match, %")
+    right = {"transform": panels[0][0].get_yaxis_transform(), "ha": "right", "va": "top", "fontsize": 8, "color": "0.4"}
+    panels[0][0].text(0.98, 100 * goal - 1, f"our aim: {goal:.0%}", **right)
     return figure
 
 
