@@ -27,7 +27,6 @@ class Plot:
     """A plot shape. hook: what follows "a story about <A>" in a request; titles: templates."""
 
     name: str
-    register: str
     hook: str
     titles: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -61,7 +60,7 @@ def beats() -> dict[str, list[str]]:
 
 @cache
 def plots() -> dict[str, Plot]:
-    """All plots by name; the register is the file they stand in."""
+    """All plots by name."""
     found = {}
     for file in sorted(DATA.glob("*.txt")):
         if file.stem in ("beats", "scenes", "quest_phrases"):  # read elsewhere, see beats() here and quest.py
@@ -69,7 +68,7 @@ def plots() -> dict[str, Plot]:
         for name, lines in sections(file).items():
             head = dict(line.split(": ", 1) for line in lines[:2])
             titles = tuple(head["titles"].split(" || "))
-            found[name] = Plot(name, file.stem, head["hook"], titles, compiled(tuple(lines[2:])))
+            found[name] = Plot(name, head["hook"], titles, compiled(tuple(lines[2:])))
     return found
 
 

@@ -72,7 +72,7 @@ class Tale:
 
     # what is in the story
 
-    def cast(self, role: str, kind: str = "child", of: str = "", trade: Trade | None = None) -> None:
+    def cast(self, role: str, kind: str = "child", of: str = "") -> None:
         """Bring in a child, adult, elder, trade (an adult with one), house, farm, wild or a species; of: whose they are."""
         owner = self.bind[f"{of}.his"] if of else ""
         taken = tuple(self.names)
@@ -80,8 +80,7 @@ class Tale:
             kind = self.rng.choice(("child", "child", "child", "trade", "adult", "elder", "cat", "dog"))
         elif kind == "person":
             kind = self.rng.choice(("child", "child", "trade", "adult", "elder"))
-        if kind == "trade":
-            trade = trade or self.rng.choice(trades())
+        trade = self.rng.choice(trades()) if kind == "trade" else None
         if kind in ("child", "adult", "elder", "trade"):
             friend = "friend" if f"{of}.sound" in self.bind else ""  # an animal has no cousins among the humans
             one = human(self.rng, "adult" if kind == "trade" else kind, taken, owner, trade, friend)
@@ -92,7 +91,7 @@ class Tale:
         self.bind[role], self.bind[f"{role}.feels"] = one.name, "content"
         for key, value in one.words.items():
             self.bind[f"{role}.{key}"] = value
-        if trade and kind in ("trade", "elder"):
+        if trade:
             self.at_work(role, trade)
 
     def at_work(self, role: str, trade: Trade) -> None:

@@ -195,12 +195,12 @@ def conversation(at: int, rng: random.Random) -> Sample:
     return Sample(f"lookup_conversation/{at}", tuple(turns))
 
 
-def pairs(rng: random.Random, split: Split = "train") -> list[Fact]:
+def pairs(rng: random.Random) -> list[Fact]:
     """Facts of one relation."""
     relation, count = rng.choice(list(relations().values())), rng.randint(2, 6)
     used: set[str] = set()
-    subjects = distinct(partial(word, rng, split, relation.subject), count, used)
-    values = distinct(partial(word, rng, split, relation.value), count, used)
+    subjects = distinct(partial(word, rng, "train", relation.subject), count, used)
+    values = distinct(partial(word, rng, "train", relation.value), count, used)
     return [Fact(relation, subject, value) for subject, value in zip(subjects, values, strict=True)]
 
 
@@ -220,9 +220,9 @@ def short(at: int, rng: random.Random) -> Sample:
     return Sample(f"recall_short/{at}", (f"{context}\n{asked[0][0]}", asked[0][1], *sum(asked[1:], ())))
 
 
-def quiz(at: int, rng: random.Random, split: Split = "train") -> Sample:
+def quiz(at: int, rng: random.Random) -> Sample:
     """Sentences of one relation in the layout `at`, then a question about every one of them."""
-    facts = pairs(rng, split)
+    facts = pairs(rng)
     asked = [(common_ask(rng, fact), fact.value) for fact in rng.sample(facts, len(facts))]
     first = read(FILE)["layouts"][at].format(c=tell(rng, facts), q=asked[0][0])
     return Sample(f"recall_quiz/{at}", (first, asked[0][1], *sum(asked[1:], ())))

@@ -27,9 +27,9 @@ def sentence_case(text: str) -> str:
     return '"' + text[1:2].upper() + text[2:] if text[:1] == '"' else text[:1].upper() + text[1:]
 
 
-def listing(items: list[str], last: str = "and") -> str:
+def listing(items: list[str]) -> str:
     """a, b and c"""
-    return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else items[0]
 
 
 def split(values: str) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def human(
     if age != "elder" and not trade and rng.random() < 0.3:
         adjective = rng.choice(words_of["help_adj"])
     plain = f"a {adjective} {noun}"
-    if trade and age != "elder" and rng.random() < 0.5:
+    if trade and rng.random() < 0.5:
         plain = f"a {noun}"
     kin = (kin or _kin(rng, age, female)) if of else ""
     intro = (
