@@ -206,10 +206,9 @@ def test_the_way_back_leads_to_the_entry_that_was_followed(tab):
     link.click()
     page.locator(".card > details[open]").wait_for()
     page.go_back()
-    page.wait_for_function(
-        "Math.abs(document.getElementById(location.hash.slice(1)).getBoundingClientRect().top) < innerHeight / 2"
-    )
-    assert name in page.evaluate("document.getElementById(location.hash.slice(1)).textContent")
+    entry = "document.getElementById(location.hash.slice(1))"
+    page.wait_for_function(f"0 <= {entry}.getBoundingClientRect().top && {entry}.getBoundingClientRect().top < innerHeight")
+    assert name in page.evaluate(f"{entry}.textContent")
 
 
 @needs_chromium
