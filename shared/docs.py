@@ -104,22 +104,17 @@ def claims(found: Reports, results: str) -> str:
 PER_EXPERIMENT = {"metrics": metrics, "comparisons": comparisons, "figures": figures, "provenance": provenance}
 
 
-def sprint_table(sprints: Sequence[Sprint]) -> str:
-    rows = []
+def sprint_list(sprints: Sequence[Sprint]) -> str:
+    text = ""
     for sprint in sprints:
         found, recorded = sprint.reports(), recorded_demo(sprint)
         flags = [(step, f' ARGS="{" ".join(own)}"' if own else "") for step, own in sprint.demo_steps()]
-        rows.append(
-            [
-                f"[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)",
-                f"*{sprint.question}*",
-                fill(sprint.answer, [found]),
-                fill(sprint.baseline, [found]),
-                " ".join(f"`make {sprint.name}-{step}{own}`" for step, own in flags),
-                f"{sum(recorded['seconds'].values()):.0f} s" if recorded else NOT_RUN,
-            ]
-        )
-    return table(["sprint", "question", "answer [95 % interval]", "baseline", "in the demo", "takes"], rows)
+        commands = ", ".join(f"`make {sprint.name}-{step}{own}`" for step, own in flags)
+        seconds = f"{sum(recorded['seconds'].values()):.0f} s" if recorded else NOT_RUN
+        text += f"- **[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)**: *{sprint.question}*\n\n"
+        text += f"  {fill(sprint.answer, [found])} *For comparison:* {fill(sprint.baseline, [found])}\n\n"
+        text += f"  In the demo ({seconds}): {commands}\n"
+    return text
 
 
 def recorded_demo(sprint: Sprint) -> dict:
@@ -145,7 +140,7 @@ def demo(sprints: Sequence[Sprint]) -> str:
     return f"The steps of `make demo` took {minutes}:{seconds:02d} minutes, on {machines}.\n" if found else f"{NOT_RUN}\n"
 
 
-OF_ALL = {"sprints": sprint_table, "verdicts": verdicts, "demo": demo}
+OF_ALL = {"sprints": sprint_list, "verdicts": verdicts, "demo": demo}
 
 
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
