@@ -77,7 +77,7 @@ def against_sparsity(plt, known: Accuracy, sparsities: Sequence[float], title: s
         for number, arm in enumerate(arms):
             values = np.array([source[arm, sparsity].values("test") for sparsity in sparsities])
             shift = 0.03 * (number - len(arms) / 2)
-            style = {**BARS, "marker": MARKERS[arm], "color": COLORS[arm], "label": LABELS[arm]}
+            style = {**BARS, "marker": MARKERS[arm], "markersize": 6, "color": COLORS[arm], "label": LABELS[arm]}
             axes.errorbar(places + shift, values.mean(1), yerr=_half(values), **style)
         axes.set(xticks=places, xticklabels=[f"{sparsity:.0%}" for sparsity in sparsities], xlabel="sparsity")
     panels[0].set(ylabel="test accuracy (%)", title=title)
@@ -94,7 +94,7 @@ def against_time(plt, known: Accuracy, sparsities: Sequence[float]):
         for arm in LABELS:
             line = [known.dense] if arm == "dense" else [known.plain[arm, sparsity] for sparsity in sparsities]
             x, y = ([one.values(which).mean() for one in line] for which in (name, "test"))
-            size = 13 if arm == "dense" else 5
+            size = 13 if arm == "dense" else 6
             axes.plot(x, y, color=COLORS[arm], marker=MARKERS[arm], markersize=size, linewidth=1.3, label=LABELS[arm])
         axes.set(xscale="log")
         _plain_ticks(axes)
