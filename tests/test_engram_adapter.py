@@ -1,4 +1,4 @@
-"""Memories on disk and as objects: saved, damaged, inspected, forgotten."""
+"""Memories on disk and as objects: saved, mapped, damaged, inspected, forgotten, merged."""
 
 import copy
 import json
@@ -54,10 +54,11 @@ def stepped(loaded, text):
     return loaded.model(input_ids=ids[:, -1:], past_key_values=cache).logits
 
 
+@pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize(
     "change", [{}, {"guard": False}, {"convolution": True, "gate": "sigmoid"}, {"gate": "off", "layers": (2,)}]
 )
-def test_saved_memory_loads_bit_for_bit(loaded, attach, tmp_path, change):
+def test_saved_memory_loads_bit_for_bit(loaded, attach, tmp_path, change, mapped):
     found = attach(replace(CONFIG, **change))
     before, alone = logits(loaded, FACTS[0]), stepped(loaded, FACTS[0])
     found.save(tmp_path / "memory")
@@ -66,10 +67,15 @@ def test_saved_memory_loads_bit_for_bit(loaded, attach, tmp_path, change):
     assert found.stored_bytes <= size <= found.stored_bytes + 4000
     found.detach()
     assert not torch.equal(logits(loaded, FACTS[0]), before)
-    again = adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, tmp_path / "memory")
+    again = adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, tmp_path / "memory", mapped=mapped)
     try:
         assert torch.equal(logits(loaded, FACTS[0]), before) and torch.equal(stepped(loaded, FACTS[0]), alone)
         assert again.config == found.config
+        if mapped:
+            assert again.parameter_count < found.parameter_count
+            for refused in (lambda: again.optimizer(1e-3), lambda: again.save(tmp_path / "other"), lambda: again.forget([[1, 2]])):
+                with pytest.raises(UserError, match="mapped"):
+                    refused()
     finally:
         again.detach()
 
@@ -108,8 +114,8 @@ def corrupt(folder, how):
         config.write_text("{")
     elif how == "a list":
         config.write_text("[]")
-    elif how == "other format":
-        config.write_text(json.dumps(about | {"format": 1}))
+    elif how == "future format":
+        config.write_text(json.dumps(about | {"format": 2}))
     elif how == "unknown setting":
         config.write_text(json.dumps(about | {"config": about["config"] | {"depth": 3}}))
     elif how == "bad setting":
@@ -126,23 +132,24 @@ def corrupt(folder, how):
         save_file(tensors, weights)
 
 
-DAMAGES = ["truncated", "empty", "no json", "a list", "other format", "unknown setting", "bad setting", "huge table"]
+DAMAGES = ["truncated", "empty", "no json", "a list", "future format", "unknown setting", "bad setting", "huge table"]
 DAMAGES += ["other rows", "other orders", "unsorted guard"]
 
 
-def test_damaged_files_are_refused_in_one_line_and_the_model_stays_bare(loaded, attach, tmp_path):
+@pytest.mark.parametrize(("mapped", "damages"), [(True, DAMAGES), (False, ["truncated", "huge table"])])
+def test_damaged_files_are_refused_in_one_line_and_the_model_stays_bare(loaded, attach, tmp_path, mapped, damages):
     found = attach()
     found.save(tmp_path / "good")
     found.detach()
     before = logits(loaded, FACTS[0])
-    for how in DAMAGES:
+    for how in damages:
         folder = tmp_path / how
         folder.mkdir()
         for path in (tmp_path / "good").iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         corrupt(folder, how)
         with pytest.raises(UserError, match="is damaged") as caught:
-            adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, folder)
+            adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, folder, mapped=mapped)
         assert "\n" not in str(caught.value), how
         assert torch.equal(logits(loaded, FACTS[0]), before)
     with pytest.raises(UserError, match=r"no Engram memory in .*it has no engram.json"):
@@ -214,14 +221,9 @@ def test_forgetting_a_fact_removes_it_and_leaves_the_others_bit_for_bit(loaded, 
         found.forget([loaded.tokenizer(variants[0]).input_ids])
     found.forget([loaded.tokenizer(text).input_ids for text in FACTS[1:]])
     assert not found.memory.table[
-        editing.rows_used(found.memory, [found.memory.guard.column(order)[0] for order in CONFIG.orders])
+        editing.rows_used(found.memory, [(k, p) for k, _, p in map(found.memory.guard.columns, CONFIG.orders)])
     ].any()
     assert all(torch.equal(logits(loaded, text), was) for text, was in zip(variants, base, strict=True))
-
-
-def test_a_memory_without_a_guard_cannot_forget(attach):
-    with pytest.raises(UserError, match="guard=True"):
-        attach(replace(CONFIG, guard=False)).forget([[1, 2]])
 
 
 def test_one_variant_at_a_time_forgets_as_well(loaded, attach):
@@ -230,3 +232,47 @@ def test_one_variant_at_a_time_forgets_as_well(loaded, attach):
     assert found.inspect(loaded.tokenizer(FACTS[0]).input_ids)[8].orders, "the other variant still needs it"
     found.forget([loaded.tokenizer("Tell me: " + FACTS[0]).input_ids])
     assert not any(len(keys) for keys in found.memory.guard.sets())
+
+
+PACKS = (["zinc -> Zn, lead -> Pb"], ["The port of the harbour master is 4711."])
+
+
+def test_merged_memories_know_what_each_knew(loaded, attach, tmp_path):
+    one = attach(taught=PACKS[0], seed=1)
+    first = logits(loaded, PACKS[0][0])
+    other = attach(taught=PACKS[1], seed=2)
+    second, alone = logits(loaded, PACKS[1][0]), stepped(loaded, PACKS[1][0])
+    other.detach()
+    bare = logits(loaded, PACKS[0][0])
+    merged = adapter.EngramAdapter(loaded.model, loaded.tokenizer, CONFIG, editing.merge(one, other))
+    assert torch.equal(logits(loaded, PACKS[0][0]), first) and not torch.equal(bare, first)
+    assert torch.equal(logits(loaded, PACKS[1][0]), second) and torch.equal(stepped(loaded, PACKS[1][0]), alone)
+    merged.save(tmp_path / "merged")
+    merged.detach()
+    again = adapter.EngramAdapter.load(loaded.model, loaded.tokenizer, tmp_path / "merged")
+    assert torch.equal(logits(loaded, PACKS[1][0]), second)
+    again.forget([loaded.tokenizer(PACKS[0][0]).input_ids])
+    assert torch.equal(logits(loaded, PACKS[0][0]), bare) and torch.equal(logits(loaded, PACKS[1][0]), second)
+    again.detach()
+
+
+def test_memories_that_do_not_fit_are_not_merged(attach):
+    one = attach(taught=PACKS[0])
+    with pytest.raises(UserError, match=r"share .* n-grams of order 2"):
+        editing.merge(one, attach(taught=PACKS[0]))
+    with pytest.raises(UserError, match="hash seed"):
+        editing.merge(one, attach(replace(CONFIG, seed=1), taught=PACKS[1]))
+    with pytest.raises(UserError, match="guards' records"):
+        editing.merge(attach(replace(CONFIG, guard=False)), attach(replace(CONFIG, guard=False)))
+    trained = attach(taught=PACKS[1])
+    with torch.no_grad():
+        trained.memory.layers[0].value.add_(0.1)
+    with pytest.raises(UserError, match=r"freeze_projections\(\)"):
+        editing.merge(one, trained)
+
+
+def test_frozen_projections_leave_the_table_to_train(attach):
+    found = attach()
+    found.freeze_projections()
+    assert [parameter is found.memory.table for parameter in found.trainable_parameters()] == [True]
+    assert len(found.optimizer(1e-3).param_groups) == 1

@@ -38,7 +38,7 @@ def slow_mix(ids, position, order):
 @given(TEXTS)
 def test_hash_equals_the_slow_reference_on_every_path(ids):
     mixes = MEMORY.mixes(torch.tensor([ids]))
-    found = memory.Found(mixes[0], mixes[0] >= 0)
+    found = memory.Found(mixes[0], mixes[0] >= 0, mixes[0] * 0)
     start = 0
     for layer in range(len(CONFIG.layers)):
         rows = MEMORY.addresses(layer, found)
@@ -146,7 +146,7 @@ def test_guard_counts_references(first, second):
         twice.forget(fresh, mixes_of)
     for name, tensor in before.named_buffers():
         assert torch.equal(tensor, twice.get_buffer(name)), name
-    known = once.find(torch.tensor([[5, 5000], [77, 3]]))
+    known, _ = once.find(torch.tensor([[5, 5000], [77, 3]]))
     assert known[:, 0].tolist() == [5 in singles, False]
 
 

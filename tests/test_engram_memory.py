@@ -127,7 +127,7 @@ def test_only_addressed_rows_move_and_they_keep_still_once_they_are_not_addresse
     for text in (FACTS[0], FACTS[1]):  # the momentum of the first must not move its rows in the second round
         ids = ids_of(loaded, text)
         mixes = found.memory.mixes(ids)[0]
-        every = memory.Found(mixes, found.memory.guard.find(mixes))
+        every = memory.Found(mixes, found.memory.guard.find(mixes)[0], mixes * 0)
         used = torch.zeros(found.memory.rows, dtype=torch.bool)
         for layer in range(2):
             used[found.memory.addresses(layer, every)[every.known]] = True
@@ -141,7 +141,9 @@ def test_only_addressed_rows_move_and_they_keep_still_once_they_are_not_addresse
             optimizer.step()
         same = (found.memory.table == before).all(1)
         assert torch.equal(same, ~used)
-    assert editing.rows_used(found.memory, [found.memory.guard.column(order)[0] for order in CONFIG.orders]).sum() > used.sum()
+    assert (
+        editing.rows_used(found.memory, [(k, p) for k, _, p in map(found.memory.guard.columns, CONFIG.orders)]).sum() > used.sum()
+    )
 
 
 def test_training_teaches_a_fact_and_leaves_the_base_without_gradients(base, loaded):

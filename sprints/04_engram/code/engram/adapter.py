@@ -106,11 +106,15 @@ class EngramAdapter:
             self.memory.guard.learn(sequences, self.memory.mixes)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return list(self.memory.parameters())
+        return [parameter for parameter in self.memory.parameters() if parameter.requires_grad]
+
+    def freeze_projections(self) -> None:
+        """Train the table alone: memories of one config then share their projections and can be merged."""
+        self.memory.layers.requires_grad_(False)
 
     @property
     def parameter_count(self) -> int:
-        """Parameters of table and dense part, all of them trainable."""
+        """Parameters of table and dense part, each trainable unless frozen."""
         return sum(parameter.numel() for parameter in self.memory.parameters())
 
     @property
@@ -120,7 +124,10 @@ class EngramAdapter:
 
     def optimizer(self, rate: float) -> "PairedAdam":
         """Adam for the dense part at `rate`, SparseAdam for the table at the config's table_rate times `rate`; no weight decay."""
-        return PairedAdam(list(self.memory.layers.parameters()), self.memory.table, rate, rate * self.config.table_rate)
+        if self.memory.mapped is not None:
+            raise UserError("a mapped table is read-only: load the memory without mapped=True to train it")
+        dense = [parameter for parameter in self.memory.layers.parameters() if parameter.requires_grad]
+        return PairedAdam(dense, self.memory.table, rate, rate * self.config.table_rate)
 
     # --- one memory and its facts
 
@@ -159,10 +166,12 @@ class EngramAdapter:
         storage.save(self.memory, folder)
 
     @classmethod
-    def load(cls, model: Any, tokenizer: Any, folder: Path) -> "EngramAdapter":
-        """Attach a saved memory. Raises UserError, and changes nothing, for missing, damaged and foreign files and for another
-        tokenizer."""
-        memory = storage.load(folder, tokenizer)
+    def load(cls, model: Any, tokenizer: Any, folder: Path, mapped: bool = False) -> "EngramAdapter":
+        """Attach a saved memory; `mapped` leaves the table on disk, read-only, for tables larger than RAM.
+
+        Raises UserError, and changes nothing, for missing, damaged and foreign files and for another tokenizer.
+        """
+        memory = storage.load(folder, tokenizer, mapped)
         return cls(model, tokenizer, memory.config, memory)
 
     # --- hooks
@@ -254,10 +263,9 @@ class PairedAdam:
     """Two optimisers that step together. SparseAdam moves the rows that were addressed, and no other."""
 
     def __init__(self, dense: list[nn.Parameter], table: nn.Parameter, rate: float, table_rate: float):
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.SparseAdam([table], lr=table_rate),
-            torch.optim.Adam(dense, lr=rate),
-        ]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.SparseAdam([table], lr=table_rate)]
+        if dense:
+            self.parts.append(torch.optim.Adam(dense, lr=rate))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def digest(ids: Sequence[int]) -> int:
 
 
 class Guard(nn.Module):
-    """Per order the sorted mixes that were taught and how many sequences hold each."""
+    """Per order the sorted mixes that were taught, how many sequences hold each, and the pack (part of the table) that it reads."""
 
     sequences: torch.Tensor  # (taught,) digests, sorted
 
@@ -31,15 +31,17 @@ class Guard(nn.Module):
         for order in orders:
             self.register_buffer(f"keys_{order}", torch.zeros(0, dtype=torch.int64))
             self.register_buffer(f"counts_{order}", torch.zeros(0, dtype=torch.int32))
+            self.register_buffer(f"packs_{order}", torch.zeros(0, dtype=torch.uint8))
         self._sets: list[frozenset[int]] | None = None
 
-    def column(self, order: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and counts of one order."""
-        return self.get_buffer(f"keys_{order}"), self.get_buffer(f"counts_{order}")
+    def columns(self, order: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys, counts and packs of one order."""
+        return self.get_buffer(f"keys_{order}"), self.get_buffer(f"counts_{order}"), self.get_buffer(f"packs_{order}")
 
-    def put(self, order: int, keys: torch.Tensor, counts: torch.Tensor) -> None:
+    def put(self, order: int, keys: torch.Tensor, counts: torch.Tensor, packs: torch.Tensor) -> None:
         setattr(self, f"keys_{order}", keys)
         setattr(self, f"counts_{order}", counts)
+        setattr(self, f"packs_{order}", packs)
         self._sets = None
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -49,27 +51,28 @@ class Guard(nn.Module):
                 raise ValueError(f"{name} of its guard is no list of {own.dtype}")
             setattr(self, name, tensors[name])
         for order in self.orders:
-            keys, counts = self.column(order)
-            if len(keys) != len(counts) or not bool((keys[1:] > keys[:-1]).all()):
+            keys, counts, packs = self.columns(order)
+            if not len(keys) == len(counts) == len(packs) or not bool((keys[1:] > keys[:-1]).all()):
                 raise ValueError(f"its guard's keys of order {order} do not belong together")
         self._sets = None
 
     def sets(self) -> list[frozenset[int]]:
         """The keys per order for single look-ups, which Python's sets answer faster than torch."""
         if self._sets is None:
-            self._sets = [frozenset(self.column(order)[0].tolist()) for order in self.orders]
+            self._sets = [frozenset(self.columns(order)[0].tolist()) for order in self.orders]
         return self._sets
 
-    def find(self, mixes: torch.Tensor) -> torch.Tensor:
-        """Which of the mixes (..., orders) are known."""
-        known = torch.zeros_like(mixes, dtype=torch.bool)
+    def find(self, mixes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of the mixes (..., orders) are known, and the packs of those."""
+        known, packs = torch.zeros_like(mixes, dtype=torch.bool), torch.zeros_like(mixes)
         for column, order in enumerate(self.orders):
-            keys, _ = self.column(order)
+            keys, _, owner = self.columns(order)
             if len(keys):
                 wanted = mixes[..., column].contiguous()
                 place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
                 known[..., column] = keys[place] == wanted
-        return known
+                packs[..., column] = owner[place].long()
+        return known, packs
 
     def learn(self, sequences: Sequence[Sequence[int]], mixes: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Register the n-grams of each sequence that was not taught before; `mixes` gives (B, T, orders) of ids (B, T).
@@ -80,15 +83,19 @@ class Guard(nn.Module):
         fresh = {number: ids for ids in sequences if (number := digest(ids)) not in old}
         found = self._count(list(fresh.values()), mixes)
         for order, (keys, counts) in zip(self.orders, found, strict=True):
-            was, were = self.column(order)
-            joined, place = torch.unique(torch.cat([was, keys]), return_inverse=True)
-            total = torch.zeros_like(joined, dtype=torch.int32).index_add_(0, place, torch.cat([were, counts]))
-            self.put(order, joined, total)
+            was, were, packs = self.columns(order)
+            merged, place = torch.unique(torch.cat([was, keys]), return_inverse=True)
+            total = torch.zeros_like(merged, dtype=torch.int32).index_add_(0, place, torch.cat([were, counts]))
+            owner = torch.zeros_like(merged, dtype=torch.uint8)
+            owner[place[: len(was)]] = packs
+            self.put(order, merged, total, owner)
         new = torch.tensor(sorted([*old, *fresh]), dtype=torch.int64, device=self.sequences.device)
         self.sequences = new
 
-    def forget(self, sequences: Sequence[Sequence[int]], mixes: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-        """Take sequences back; returns per order the keys that no other sequence holds: they are unknown now.
+    def forget(
+        self, sequences: Sequence[Sequence[int]], mixes: Callable[[torch.Tensor], torch.Tensor]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Take sequences back; returns per order the keys that no other sequence holds (they are unknown now) and their packs.
 
         Raises UserError, and changes nothing, for a sequence that was never taught.
         """
@@ -97,10 +104,10 @@ class Guard(nn.Module):
             raise UserError(f"{len(unknown)} of {len(gone)} sequences were never taught: give the very token ids that were learned")
         removed = []
         for order, (keys, counts) in zip(self.orders, self._count(list(gone.values()), mixes), strict=True):
-            was, were = self.column(order)
+            was, were, packs = self.columns(order)
             left = were.index_add(0, torch.searchsorted(was, keys), -counts)
-            removed.append(was[left == 0])
-            self.put(order, was[left > 0], left[left > 0])
+            removed.append((was[left == 0], packs[left == 0]))
+            self.put(order, was[left > 0], left[left > 0], packs[left > 0])
         self.sequences = torch.tensor(sorted(old - set(gone)), dtype=torch.int64, device=self.sequences.device)
         return removed
 

@@ -88,6 +88,7 @@ class Found:
 
     mixes: torch.Tensor  # (M, orders)
     known: torch.Tensor  # (M, orders) whether the n-gram is read
+    packs: torch.Tensor  # (M, orders) the part of the table it is read from
 
 
 class EngramMemory(nn.Module):
@@ -98,8 +99,10 @@ class EngramMemory(nn.Module):
     primes: torch.Tensor
     offsets: torch.Tensor
 
-    def __init__(self, config: EngramConfig, vocabulary: Vocabulary, hidden_size: int, mapped: np.ndarray | None = None):
-        """`mapped` (rows, head_width), on disk, stands in for the table: to look up in, neither to train nor to save."""
+    def __init__(
+        self, config: EngramConfig, vocabulary: Vocabulary, hidden_size: int, packs: int = 1, mapped: np.ndarray | None = None
+    ):
+        """`packs` tables lie one after the other (see merge); `mapped` (rows, head_width) stands in for them, on disk."""
         super().__init__()
         if config.rows < 1:
             raise UserError("the config has no rows: set them, or call within_budget(config, hidden_size, parameters)")
@@ -107,8 +110,8 @@ class EngramMemory(nn.Module):
         generator = torch.Generator().manual_seed(config.seed)
         self.layers = nn.ModuleList(LayerMemory(config, hidden_size, generator) for _ in config.layers)
         primes = torch.tensor(config.primes()).view(len(config.layers), len(config.orders), config.heads)
-        self.rows, self.mapped = int(primes.sum()), mapped
-        shape = (self.rows, config.head_width)
+        self.rows, self.packs, self.mapped = int(primes.sum()), packs, mapped  # rows of one pack
+        shape = (self.rows * packs, config.head_width)
         if mapped is None:
             self.table = nn.Parameter(torch.zeros(shape))
             if config.init == "zero_value":
@@ -138,14 +141,15 @@ class EngramMemory(nn.Module):
     def find(self, windows: torch.Tensor, present: torch.Tensor | None) -> Found | None:
         """What to read at M = B * T positions; windows (B, T, N), present (B, T) False where there is padding. None: nothing."""
         mixed = mixes(windows, self.factors, self.config.orders).flatten(0, 1)
-        known = self.guard.find(mixed) if self.config.guard else torch.ones_like(mixed, dtype=torch.bool)
+        known, packs = self.guard.find(mixed) if self.config.guard else (torch.ones_like(mixed, dtype=torch.bool), mixed * 0)
         if present is not None:
             known = known & present.reshape(-1, 1)
-        return Found(mixed, known) if known.any() else None
+        return Found(mixed, known, packs) if known.any() else None
 
     def addresses(self, layer: int, found: Found) -> torch.Tensor:
         """Rows (M, orders, heads) of the table that the n-grams have in a layer (index into config.layers)."""
-        return found.mixes.unsqueeze(-1) % self.primes[layer] + self.offsets[layer]
+        row = found.mixes.unsqueeze(-1) % self.primes[layer] + self.offsets[layer]
+        return row + found.packs.unsqueeze(-1) * self.rows
 
     def embed(self, layer: int, found: Found) -> torch.Tensor:
         """Concatenated rows (M, width); zero for the orders that are not known, whose rows get no gradient either."""
@@ -203,7 +207,13 @@ class EngramMemory(nn.Module):
     def _embed_step(self, layer: int, known: tuple[int | None, ...]) -> torch.Tensor:
         """As `embed`, (1, width), for one position, its rows found with Python's integers."""
         columns = [column for column, mix in enumerate(known) if mix is not None]
-        rows = [(known[column] or 0) % prime + offset for column in columns for prime, offset in self._python_primes[layer][column]]
+        mixed = torch.tensor([[mix or 0 for mix in known]], device=self.factors.device)
+        packs = self.guard.find(mixed)[1][0].tolist() if self.packs > 1 else [0] * len(known)
+        rows = [
+            (known[column] or 0) % prime + offset + packs[column] * self.rows
+            for column in columns
+            for prime, offset in self._python_primes[layer][column]
+        ]
         embedding = torch.zeros(len(known), self.config.heads * self.config.head_width, device=self.factors.device)
         embedding[columns] = self._rows(torch.tensor(rows, device=self.factors.device)).view(len(columns), -1)
         return embedding.view(1, -1)

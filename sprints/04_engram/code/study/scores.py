@@ -107,6 +107,10 @@ class Retention:
     kl: np.ndarray  # mean over positions of KL(base || model), nats
     equal: np.ndarray  # share of positions with all logits bit-equal to the base's
 
+    @property
+    def perplexity_ratio(self) -> float:
+        return float(np.exp(np.mean(self.nll - self.base_nll)))
+
 
 def blocks(ids: Sequence[int], most: int | None = None) -> torch.Tensor:
     """A text as (blocks, BLOCK) ids, at most so many, evenly spaced; what does not fill a block is left out."""
