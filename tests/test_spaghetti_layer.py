@@ -177,10 +177,10 @@ def test_a_state_dict_fits_every_engine_and_only_its_own_wiring():
     other = SpaghettiLayer(64, 32, seed=4)
     before = other.weight.detach().clone()
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match=r"another wiring.*rewire"):
+        with pytest.raises(RuntimeError, match=r"another wiring.*adopt_wiring"):
             other.load_state_dict(state, strict=strict)
     assert torch.equal(other.weight, before)
-    other.rewire(state["indices"])
+    spaghettinet.adopt_wiring(other, state)
     other.load_state_dict(state)
     assert torch.equal(other(x), layers["c"](x))
     SpaghettiLayer(64, 32, wiring=state["indices"]).load_state_dict(state)
@@ -188,17 +188,27 @@ def test_a_state_dict_fits_every_engine_and_only_its_own_wiring():
         layer.load_state_dict(state | {"indices": state["indices"].long()}, assign=True)
         close(layer(x), other(x))
     net, peer = (SpaghettiNet([64, 32, 16, 10], seed=seed) for seed in (0, 1))
-    for place in (0, 2):
-        peer[place].rewire(net[place].indices)
+    spaghettinet.adopt_wiring(peer, net.state_dict())
     peer.load_state_dict(net.state_dict())
     assert torch.equal(peer(x), net(x))
+
+
+def test_dense_layers_go_in_and_out():
+    dense, x = torch.nn.Linear(64, 32), torch.randn(5, 64)
+    close(SpaghettiLayer.from_linear(dense, sparsity=0.0)(x), dense(x))
+    pruned = SpaghettiLayer.from_linear(dense, fan_in=6)
+    kept = pruned.to_dense().weight
+    assert ((kept != 0).sum(1) == 6).all() and torch.equal(kept[kept != 0], dense.weight[kept != 0])
+    assert pruned.weight.abs().amin(1).ge((dense.weight * (kept == 0)).abs().amax(1)).all()
+    close(pruned.to_dense()(x), pruned(x))
+    assert SpaghettiLayer.from_linear(torch.nn.Linear(8, 4, bias=False, dtype=torch.float64), fan_in=2).bias is None
 
 
 def test_seeds_decide_and_the_global_generator_stays():
     state = torch.get_rng_state()
     made = [SpaghettiNet([64, 32, 32, 10], wiring="bundle", seed=seed) for seed in (5, 5, 6, None)]
     made[0](torch.ones(1, 64)).sum().backward()
-    for make in (made[0][0].to_dense, made[0][0].pack):
+    for make in (made[0][0].to_dense, made[0][0].pack, lambda: SpaghettiLayer.from_linear(made[0][-1], fan_in=3)):
         make()
     assert torch.equal(state, torch.get_rng_state())
     same = [torch.equal(p, q) for p, q in zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True)]

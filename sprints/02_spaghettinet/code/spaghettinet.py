@@ -131,6 +131,23 @@ class SpaghettiLayer(nn.Module):
             made.bias.copy_(self.bias)
         return made
 
+    @classmethod
+    @torch.no_grad()
+    def from_linear(
+        cls, linear: nn.Linear, *, sparsity: float | None = None, fan_in: int | None = None, engine: str = "auto"
+    ) -> "SpaghettiLayer":
+        """The largest weights of every output of a dense layer, and its bias."""
+        k = connections(linear.in_features, sparsity, fan_in)
+        indices = linear.weight.abs().topk(k, dim=1).indices.sort(1).values
+        kind = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+        made = cls(
+            linear.in_features, linear.out_features, wiring=indices, bias=linear.bias is not None, seed=0, engine=engine, **kind
+        )
+        made.weight.copy_(linear.weight.gather(1, indices))
+        if made.bias is not None:
+            made.bias.copy_(linear.bias)
+        return made
+
     def pack(self, dtype: torch.dtype = torch.float32) -> PackedLayer:
         """A copy for fast inference, its weights float32 or rounded to bfloat16, half the bytes.
 
@@ -147,7 +164,7 @@ class SpaghettiLayer(nn.Module):
         if indices is not None and not torch.equal(indices.to(self.indices.device), self.indices):
             error_msgs.append(
                 f"{prefix}indices: the state dict belongs to another wiring; build the layer with wiring=state_dict"
-                f"['{prefix}indices'], or give it that wiring first, with its method rewire"
+                f"['{prefix}indices'], or call adopt_wiring(model, state_dict) first"
             )
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
@@ -261,6 +278,13 @@ def param_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
     for parameter in model.parameters():
         groups.setdefault(factor.get(id(parameter), 1.0), []).append(parameter)
     return [{"params": parameters, "lr": lr * times} for times, parameters in groups.items()]
+
+
+def adopt_wiring(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Give the sparse layers the wirings of a state dict, say of a model that a Rewirer changed, so that it can be loaded."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, SpaghettiLayer) and (key := f"{name}.indices".lstrip(".")) in state_dict:
+            layer.rewire(state_dict[key])
 
 
 def _linear(in_features: int, out_features: int, bias: bool, like: Tensor) -> nn.Linear:
