@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -14,28 +15,30 @@ from shared.report import refuse_foreign, replaced
 from .hashing import Vocabulary
 from .memory import EngramConfig, EngramMemory
 
-WEIGHTS, CONFIG, FORMAT = "engram.safetensors", "engram.json", 2
+WEIGHTS, CONFIG, FORMAT = "engram.safetensors", "engram.json", 1
 
 
 def save(memory: EngramMemory, folder: Path) -> None:
     """Write to a folder beside `folder`, then move it there. Raises UserError for a folder that holds something else."""
+    if memory.mapped is not None:
+        raise UserError("a mapped memory is read-only: copy its folder, or load it without mapped=True")
     refuse_foreign(folder, CONFIG, "an Engram memory")
     about = {"format": FORMAT, "config": asdict(memory.config), "hidden_size": memory.hidden_size}
-    about["tokenizer"] = memory.vocabulary.fingerprint
+    about |= {"packs": memory.packs, "tokenizer": memory.vocabulary.fingerprint}
     with replaced(folder) as part:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in memory.state_dict().items()}, part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def load(folder: Path, tokenizer: Any) -> EngramMemory:
-    """Read a memory. Raises UserError for missing, damaged and foreign files."""
+def load(folder: Path, tokenizer: Any, mapped: bool = False) -> EngramMemory:
+    """Read a memory; `mapped` leaves its table on disk. Raises UserError for missing, damaged and foreign files."""
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         raise UserError(f"there is no Engram memory in {folder}, it has no {missing[0]}: train one (`make engram-train`)")
     try:
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']}, not {FORMAT}")
-        config, hidden_size = EngramConfig(**about["config"]), int(about["hidden_size"])
+        config, hidden_size, packs = EngramConfig(**about["config"]), int(about["hidden_size"]), int(about["packs"])
         fingerprint = str(about["tokenizer"])
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise _damaged(folder, error) from None
@@ -45,15 +48,26 @@ def load(folder: Path, tokenizer: Any) -> EngramMemory:
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             stored = file.get_slice("table").get_shape()
-            if config.rows < 1 or stored[0] < config.rows:  # before any table is made of these numbers
+            if packs < 1 or config.rows < 1 or stored[0] < packs * config.rows:  # before any table is made of these numbers
                 raise ValueError("its table is shorter than its config says")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        memory = EngramMemory(config, vocabulary, hidden_size)
+            tensors = {name: file.get_tensor(name) for name in file.keys() if not (mapped and name == "table")}  # noqa: SIM118
+        table = _mapped_table(folder / WEIGHTS) if mapped else None
+        memory = EngramMemory(config, vocabulary, hidden_size, packs, table)
         memory.guard.restore({name: tensors.pop(f"guard.{name}") for name in memory.guard.state_dict()})
         memory.load_state_dict(tensors | {f"guard.{name}": tensor for name, tensor in memory.guard.state_dict().items()})
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise _damaged(folder, error) from None
     return memory
+
+
+def _mapped_table(path: Path) -> np.ndarray:
+    """The table as an array that reads its rows from the file: 8 bytes of length, a JSON header, then the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(length))["table"]
+    if about["dtype"] != "F32":
+        raise ValueError(f"its table is {about['dtype']}, not F32")
+    return np.memmap(path, np.float32, "r", 8 + length + about["data_offsets"][0], tuple(about["shape"]))
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
