@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_run(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a run into `folder` in their order, the report last: it speaks of the others; figures of an earlier go."""
+    """Write the files of a run into `folder` in their order, the report last: it speaks of the others; older figures go."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)

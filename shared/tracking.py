@@ -18,6 +18,11 @@ def without_password(url: str, flag: str) -> str:
     return url
 
 
+def veiled(text: str) -> str:
+    """A text for reports and messages: stars for the passwords of the URLs in it."""
+    return re.sub(r"(://[^/@:\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", lambda found: f"{found[1] or found[2]}***", text)
+
+
 def mirror(report: dict, files: Mapping[str, bytes]) -> str:
     """Log parameters, metrics, data digests and `files` (figures, report.json); returns one line that says where, or why not."""
     # A server that does not answer must not hold up the end of a run: MLflow's own default is minutes of retries.
@@ -33,9 +38,9 @@ def mirror(report: dict, files: Mapping[str, bytes]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return f"MLflow: run {_log(uri, report, files)} at {uri}"
+            return veiled(f"MLflow: run {_log(uri, report, files)} at {uri}")
     except Exception as error:  # whatever MLflow or its server does, the report is safe
-        return f"MLflow: not mirrored to {uri} ({type(error).__name__}: {line(error)})"
+        return veiled(f"MLflow: not mirrored to {uri} ({type(error).__name__}: {line(error)})")
 
 
 def _log(uri: str, report: dict, files: Mapping[str, bytes]) -> str:

@@ -14,9 +14,8 @@ from shared import models
 
 settings.register_profile("repository", deadline=None)  # a loaded machine is no error of the code
 settings.load_profile("repository")
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # started in the background, a suite and what it starts would ignore Ctrl-C
+# started in the background, a suite and what it starts would ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):

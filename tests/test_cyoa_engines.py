@@ -262,11 +262,12 @@ def test_closing_ends_running_answers_and_refuses_new_ones(converted, chats):
     async def close_in_the_middle():
         engine = fast.Fast(models.POCKET)
         pieces = engine.submit(Request(chats[0], 400))
-        await anext(pieces)
         running = [asyncio.create_task(answer(engine, Request(chat, 400))) for chat in chats * 20]
-        await asyncio.sleep(0)  # all have asked, more than can be answered by the next line
+        await anext(pieces)  # beside so many its answer is far from whole
         await engine.close()
         await engine.close()
+        with pytest.raises(base.EngineClosed):
+            [piece async for piece in pieces]
         ended = await asyncio.gather(*running, return_exceptions=True)
         assert all(isinstance(one, base.EngineClosed) or (isinstance(one, list) and one[-1].finish) for one in ended)
         assert any(isinstance(one, base.EngineClosed) for one in ended)

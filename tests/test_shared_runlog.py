@@ -266,3 +266,10 @@ def test_a_tracker_that_is_down_loses_nothing(tmp_path, monkeypatch, capsys):
 def test_mirror_says_why_not(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     assert "not mirrored to nonsense://x" in tracking.mirror({"sprint": "s", "experiment": "e"}, {})
+
+
+@pytest.mark.parametrize("uri", ["nonsense://me:secret@host/x", "nonsense://host/x?user=me&password=secret"])
+def test_mirror_keeps_the_password_of_the_store_to_itself(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    said = tracking.mirror({"sprint": "s", "experiment": "e"}, {})
+    assert "not mirrored to nonsense://" in said and "***" in said and "secret" not in said

@@ -24,8 +24,9 @@ from shared import data, models
 from shared.errors import UserError, line
 from shared.report import write_atomically
 from shared.sprints import ROOT
+from shared.tracking import veiled
 
-from .versions import TAG, Store, veiled
+from .versions import TAG, Store
 
 NAME, ALIAS = "cyoa-story", "champion"
 SHIPPED = Path(__file__).resolve().parents[1] / "results" / "model"

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 import tempfile
 import time
 from collections import defaultdict
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from shared.data import digest
 from shared.errors import UserError, line
 from shared.sprints import ROOT
+from shared.tracking import veiled
 
 from .scenarios import DATA, FLAT, Scenario, flat_rows
 
@@ -145,11 +145,6 @@ def changes_seen(scenarios: Sequence[Scenario], count: int, seed: int) -> Iterat
         ours, theirs = marks()
         holder[key] = kept
         yield ours != before[0], theirs != before[1]
-
-
-def veiled(text: str) -> str:
-    """A text for reports and messages: stars for the passwords of the URLs in it."""
-    return re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 class Store:
