@@ -22,7 +22,7 @@ from pathlib import Path
 
 from shared import gallery
 from shared.demo_steps import SECONDS
-from shared.report import AIM, NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
+from shared.report import AIM, NOT_RUN, Reports, fill, interval, lookup, measured, shown, value, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
@@ -51,7 +51,7 @@ def comparisons(report: dict, _link: str = "") -> str:
             c["key"].replace("_", " "),
             c["a"],
             c["b"],
-            f"{number(c['difference'])} {c['unit']}".strip(),
+            f"{measured(c['difference'], c['ci95'])} {c['unit']}".strip(),
             interval(c),
             f"{c['p']:.2g}" if c["p"] >= 1e-4 else "< 0.0001",
             str(c["n"]),

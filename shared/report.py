@@ -1,6 +1,7 @@
 """Reports on disk, and the numbers in them as text. Only the standard library is used."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -96,13 +97,19 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if "e+" in text and abs(value) < 1e9 else text
 
 
-def digits(metric: dict) -> int:
-    """Significant digits of a metric: four, or as many as its interval needs to be told from a point."""
-    low, high = metric["ci95"] or (0, 0)
-    needed = 4
-    while low != high and number(low, needed) == number(high, needed) and needed < 9:
-        needed += 1
-    return needed
+def measured(value: float, ci95: Sequence[float] | None) -> str:
+    """A number to the decimal place that its interval [low, high] supports; four significant digits when there is none.
+
+    The rule is the Particle Data Group's (Review of Particle Physics, Introduction, section 5.3): of the uncertainty, here half
+    the interval's width, two digits are kept if its first three are at most 354, and one if they are more.
+    """
+    if ci95 is None or not (half := (ci95[1] - ci95[0]) / 2) > 0 or not math.isfinite(half):
+        return number(value)
+    digits, exponent = f"{half:.2e}".split("e")
+    places = (1 if float(digits) <= 3.54 else 0) - int(exponent)
+    if (largest := max(map(abs, ci95))) < 1e-4:  # too many zeros to count
+        return f"{value:.{math.floor(math.log10(largest)) + places}e}"
+    return f"{value:z,.{0 if value == round(value) else max(places, 0)}f}"  # nothing and all of it are exact: 0 %, 100 %
 
 
 def shown(found: dict) -> dict:
@@ -117,7 +124,7 @@ def shown(found: dict) -> dict:
 def interval(metric: dict) -> str:
     """The 95 % interval, "low to high"; empty when there is none."""
     metric = shown(metric)
-    return "" if metric["ci95"] is None else "{} to {}".format(*(number(bound, digits(metric)) for bound in metric["ci95"]))
+    return "" if metric["ci95"] is None else "{} to {}".format(*(measured(bound, metric["ci95"]) for bound in metric["ci95"]))
 
 
 def value(metric: dict, form: str | None = None) -> str:
@@ -130,10 +137,11 @@ def value(metric: dict, form: str | None = None) -> str:
     metric = shown(metric)
     unit = f" {metric['unit']}" if metric["unit"] and (form or metric["unit"] == "%") else ""
     if form == "low":
-        return number(metric["ci95"][0], digits(metric)) + unit
+        return measured(metric["ci95"][0], metric["ci95"]) + unit
     if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
-        return "{}{} [{}, {}]".format(number(metric["median"]), unit, *map(number, metric["median_ci95"]))
-    text = number(metric["mean"], digits(metric)) + unit
+        middle, *ends = (measured(one, metric["median_ci95"]) for one in (metric["median"], *metric["median_ci95"]))
+        return "{}{} [{}, {}]".format(middle, unit, *ends)
+    text = measured(metric["mean"], metric["ci95"]) + unit
     return f"{text} [{interval(metric).replace(' to ', ', ')}]" if form in ("interval", "median") and metric["ci95"] else text
 
 
