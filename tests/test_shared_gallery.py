@@ -77,7 +77,7 @@ def test_a_card_without_and_with_reports(sprint):
     )
     assert full.count('src="00_trial/one/p.png" alt="A p &lt;line&gt;."') == 2  # on the card and in its experiment
     assert "<td>a &lt;b&gt;</td><td>0.50 points</td><td>0.40 to 0.60</td><td>7</td>" in full
-    assert "<td>d: us - them</td><td>0.10</td><td>0.05 to 0.15</td><td>0.003</td>" in full
+    assert "<td>d: us - them</td><td>0.100</td><td>0.050 to 0.150</td><td>0.003</td>" in full
     assert (
         "make pocket-train DEVICE=cuda</code> <small>not run here" in full and "Apple silicon</dt><dd>computes on its CPU" in full
     )
