@@ -6,141 +6,26 @@
 In README.md, sprints/*/README.md and sprints/*/docs/*.md two kinds of places are rendered, everything else is written by hand:
 
     <!-- begin: KIND ARGUMENT -->...<!-- end: KIND -->   claims | metrics E | comparisons E | figures E | provenance E
-    <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:unit|interval|low|median|n)
+    <!-- value: KEY -->1.23<!-- /value -->                one number in a sentence (KEY:unit|interval|low|median|raw|n)
 
-with E an experiment of that sprint; in any document also the KINDs sprints | verdicts | demo, which are of all sprints.
+with E an experiment of that sprint; in any document also sprints | verdicts | demo | demo_steps, which are of all sprints.
 PROGRESS.md, docs/experiments.md and docs/claims.md are rendered as a whole.
 """
 
 import argparse
-import json
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared import gallery
+from shared.blocks import OF_ALL, PER_EXPERIMENT, at_a_glance, claims, comparisons, metrics, provenance
 from shared.demo_steps import SECONDS
-from shared.report import AIM, NOT_RUN, Reports, fill, interval, lookup, number, shown, value, write_atomically
+from shared.report import NOT_RUN, fill, lookup, write_atomically
 from shared.sprints import ROOT, Sprint, discover
 
 BLOCK = re.compile(r"(<!-- begin: (\w+)(?: ([\w.-]+))? -->\n)(.*?)(<!-- end: \2 -->)", re.S)
 VALUE = re.compile(r"(<!-- value: ([\w.-]+)(?::(\w+))? -->)([^<]*?)(<!-- /value -->)")
-
-
-# -- blocks -------------------------------------------------------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *cells]) if cells else ""
-
-
-def metrics(report: dict, _link: str = "") -> str:
-    rows = [
-        [metric["meaning"], value(metric, "unit"), interval(metric), str(metric["n"]), f"`{key}`"]
-        for key, metric in report["metrics"].items()
-    ]
-    return table(["what", "mean", "95 % interval", "n", "key"], rows)
-
-
-def comparisons(report: dict, _link: str = "") -> str:
-    rows = [
-        [
-            c["key"].replace("_", " "),
-            c["a"],
-            c["b"],
-            f"{number(c['difference'])} {c['unit']}".strip(),
-            interval(c),
-            f"{c['p']:.2g}" if c["p"] >= 1e-4 else "< 0.0001",
-            str(c["n"]),
-        ]
-        for c in map(shown, report["comparisons"])
-    ]
-    return table(["what", "a", "b", "a - b", "95 % interval", "p (paired or corrected t)", "n"], rows)
-
-
-def figures(report: dict, link: str) -> str:
-    return "".join(f"![{f['shows']}]({link}/{f['file']})\n\n*{f['shows']} {f['matters']}*\n\n" for f in report["figures"])
-
-
-def provenance(report: dict, _link: str = "") -> str:
-    machine, seeds = report["machine"], report["seeds"]
-    seeds_text = f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "no seed"
-    packages = ", ".join(f"{name} {report['versions'][name]}" for name in ("numpy", "scikit-learn", "torch"))
-    return (
-        f"`{report['command']}`, {seeds_text}, {report['seconds']:.1f} s, {report['peak_memory_mib'] or 0:.0f} MiB at peak, device "
-        f"{report['device']['kind']}; {describe(machine)}; {packages}; commit `{report['git']}`, {report['started'][:10]}\n"
-    )
-
-
-def describe(machine: dict) -> str:
-    return (
-        f"{machine['cpu']}, {machine['logical_cores']} cores, {machine['memory_gib'] or 0:.0f} GiB, {machine['os'].split('-')[0]}"
-    )
-
-
-def claims(found: Reports, results: str) -> str:
-    rows = [
-        [
-            c["claim"],
-            f"**{c['verdict']}**",
-            c["ours"],
-            c["honest"],
-            c["protocol"],
-            c["source"],
-            f"[{experiment}]({results}/{experiment}/report.json)",
-        ]
-        for experiment, r in found.items()
-        for c in r["claims"]
-    ]
-    return table(
-        ["claim", "verdict", "ours, their protocol", "ours, honest protocol", "their protocol", "source", "report"],
-        rows,
-    )
-
-
-PER_EXPERIMENT = {"metrics": metrics, "comparisons": comparisons, "figures": figures, "provenance": provenance}
-
-
-def sprint_list(sprints: Sequence[Sprint]) -> str:
-    text = ""
-    for sprint in sprints:
-        found, recorded = sprint.reports(), recorded_demo(sprint)
-        flags = [(step, f' ARGS="{" ".join(own)}"' if own else "") for step, own in sprint.demo_steps()]
-        commands = ", ".join(f"`make {sprint.name}-{step}{own}`" for step, own in flags)
-        seconds = f"{sum(recorded['seconds'].values()):.0f} s" if recorded else NOT_RUN
-        text += f"- **[{sprint.folder.name[:2]} {sprint.title}](sprints/{sprint.folder.name}/README.md)**: *{sprint.question}*\n\n"
-        text += f"  {fill(sprint.answer, [found])} *For comparison:* {fill(sprint.baseline, [found])}\n\n"
-        text += f"  In the demo ({seconds}): {commands}\n"
-    return text
-
-
-def recorded_demo(sprint: Sprint) -> dict:
-    """Machine and seconds of each step when `make demo` was recorded; nothing where it never was."""
-    path = sprint.folder / "results" / SECONDS
-    return json.loads(path.read_text(encoding="utf-8")).get("demo", {}) if path.is_file() else {}
-
-
-def verdicts(sprints: Sequence[Sprint]) -> str:
-    """What the claims of the originals came to, and our own aims."""
-    every = [c for sprint in sprints for report in sprint.reports().values() for c in report["claims"]]
-    found, ours = (Counter(c["verdict"] for c in every if (c["source"] == AIM) == own) for own in (False, True))
-    text = f"{found.total()} claims: " + ", ".join(f"{found[one]} {one}" for one in gallery.VERDICTS if found[one]) + "."
-    own = f" Of {ours.total()} aims of our own that stand there {ours['reproduced']} are met; others stand in the READMEs."
-    return f"{text}{own * bool(ours)}\n"
-
-
-def demo(sprints: Sequence[Sprint]) -> str:
-    """How long `make demo` took when it was recorded."""
-    found = [one for one in map(recorded_demo, sprints) if one]
-    minutes, seconds = divmod(round(sum(sum(one["seconds"].values()) for one in found)), 60)
-    machines = " and ".join(sorted({one["machine"] for one in found}))
-    return f"The steps of `make demo` took {minutes}:{seconds:02d} minutes, on {machines}.\n" if found else f"{NOT_RUN}\n"
-
-
-OF_ALL = {"sprints": sprint_list, "verdicts": verdicts, "demo": demo}
 
 
 def render(text: str, sprints: Sequence[Sprint], here: Path) -> str:
@@ -241,15 +126,12 @@ def claims_page(sprints: Sequence[Sprint]) -> str:
     text = f"# Claims of the originals, and what we measured\n\n{MADE}Each headline of the projects these sprints come from, "
     text += "repeated under their own protocol, as far as there is one, and under an honest one. Where the originals tuned\n"
     text += "billions of parameters, ours are six million, unless a row says otherwise. *Not run here*: it needs a machine, a\n"
-    text += f"model or data that were not at hand.\n\n## At a glance\n\n{verdicts(sprints)}"
-    every = [(sprint.folder.name[:2], c) for sprint in sprints for r in sprint.reports().values() for c in r["claims"]]
-    for verdict in gallery.VERDICTS:
-        told = [f"- {n}: {c['claim']}{' (our aim)' * (c['source'] == AIM)}\n" for n, c in every if c["verdict"] == verdict]
-        text += f"\n**{verdict.capitalize()}**\n\n{''.join(told)}" if told else ""
+    text += f"model or data that were not at hand.\n\n## At a glance\n\n{at_a_glance(sprints)}"
     for sprint in sprints:
         folder = f"sprints/{sprint.folder.name}"
         rows = claims(sprint.reports(), f"../{folder}/results")
-        text += f"\n## [{sprint.title}](../{folder}/README.md)\n\n{rows}" if rows else ""
+        original = f"The original: <{sprint.original}>.\n\n" if sprint.original else ""
+        text += f"\n## [{sprint.title}](../{folder}/README.md)\n\n{original}{rows}" if rows else ""
     return text
 
 

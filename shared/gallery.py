@@ -10,7 +10,7 @@ from html import escape
 from itertools import product
 from pathlib import Path
 
-from shared.report import AIM, NOT_RUN, Reports, fill, interval, number, shown, value, write_atomically
+from shared.report import AIM, NOT_RUN, Reports, fill, interval, measured, shown, value, write_atomically
 from shared.sprints import Sprint, discover
 
 HERE = Path(__file__).parent
@@ -209,7 +209,7 @@ def _metrics(report: dict) -> str:
 def _comparisons(report: dict) -> str:
     rows = []
     for found in map(shown, report["comparisons"]):
-        difference = f"{number(found['difference'])} {found['unit']}".strip()
+        difference = f"{measured(found['difference'], found['ci95'])} {found['unit']}".strip()
         names = f"{found['key'].replace('_', ' ')}: {found['a']} - {found['b']}"
         rows.append([names, difference, interval(found), f"{found['p']:.2g}" if found["p"] >= 1e-4 else "< 0.0001"])
     return _table(_count(len(rows), "paired difference"), ["difference", "mean", "95 % interval", "p"], rows) if rows else ""

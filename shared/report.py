@@ -1,6 +1,7 @@
 """Reports on disk, and the numbers in them as text. Only the standard library is used."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -91,18 +92,35 @@ def quoted(text: str) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Significant digits, without an exponent where a reader would not want one."""
+    """Significant digits, without an exponent where a reader would not want one; zeros at the end say that it was rounded."""
     text = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e+" in text and abs(value) < 1e9 else text
+    if "e+" in text and abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return text if float(text) == value else f"{value:#.{digits}g}".removesuffix(".")
 
 
-def digits(metric: dict) -> int:
-    """Significant digits of a metric: four, or as many as its interval needs to be told from a point."""
-    low, high = metric["ci95"] or (0, 0)
-    needed = 4
-    while low != high and number(low, needed) == number(high, needed) and needed < 9:
-        needed += 1
-    return needed
+def places(ci95: Sequence[float] | None) -> int | None:
+    """Decimal places that show two digits of half an interval's width [low, high]; None where there is no width.
+
+    So that no end that is not zero reads as zero, up to two more. It is the rule of the Particle Data Group (Review of Particle
+    Physics, Introduction, section 5.3) without its third case, one digit: readers compare values here.
+    """
+    if ci95 is None or not 0 < (half := (ci95[1] - ci95[0]) / 2) < math.inf:
+        return None
+    least = 1 - int(f"{half:.1e}".split("e")[1])
+    return next((least + more for more in (0, 1, 2) if all(round(end, least + more) for end in ci95 if end)), least)
+
+
+def measured(value: float, ci95: Sequence[float] | None, unit: str = "") -> str:
+    """A number to the decimal place that its interval supports, see `places`; to four significant digits without one."""
+    digits = places(ci95)
+    if ci95 is None or digits is None:
+        return number(value)
+    if value == 0 or (unit == "%" and value == 100):  # nothing and all of it are exact
+        return f"{value:.0f}"
+    if (largest := max(map(abs, ci95))) < 1e-4:  # too many zeros to count
+        return f"{value:.{max(math.floor(math.log10(largest)) + digits, 0)}e}"
+    return f"{value:z,.{max(digits, 0)}f}"
 
 
 def shown(found: dict) -> dict:
@@ -117,24 +135,31 @@ def shown(found: dict) -> dict:
 def interval(metric: dict) -> str:
     """The 95 % interval, "low to high"; empty when there is none."""
     metric = shown(metric)
-    return "" if metric["ci95"] is None else "{} to {}".format(*(number(bound, digits(metric)) for bound in metric["ci95"]))
+    return "" if (ends := metric["ci95"]) is None else " to ".join(measured(end, ends, metric["unit"]) for end in ends)
 
 
 def value(metric: dict, form: str | None = None) -> str:
-    """A metric as text: its mean (form None), with its "unit", with unit and "interval", the interval's "low" end, the
-    "median" with its interval, or "n"."""
-    if form not in (None, "unit", "interval", "low", "median", "n"):
-        raise ValueError(f"there is no KEY:{form}; there is KEY, KEY:unit, KEY:interval, KEY:low, KEY:median and KEY:n")
+    """A metric as text: its mean (form None), with its "unit", with unit and "interval", the interval's "low" end, rounded down,
+    the "median" with its interval, "raw" (four significant digits, to be held against an aim), or "n"."""
+    if form not in (None, "unit", "interval", "low", "median", "raw", "n"):
+        known = "KEY:unit, KEY:interval, KEY:low, KEY:median, KEY:raw and KEY:n"
+        raise ValueError(f"there is no KEY:{form}; there is KEY, {known}")
     if form == "n":
         return f"{metric['n']:,}"
     metric = shown(metric)
-    unit = f" {metric['unit']}" if metric["unit"] and (form or metric["unit"] == "%") else ""
+    unit = f" {metric['unit']}" if metric["unit"] and (form not in (None, "raw") or metric["unit"] == "%") else ""
+    if form == "raw":
+        return number(metric["mean"]) + unit
+    mean, ends = metric["mean"], metric["ci95"]
     if form == "low":
-        return number(metric["ci95"][0], digits(metric)) + unit
+        step = 10.0 ** -(places(ends) or 0)
+        return measured(math.floor(ends[0] / step) * step, ends, metric["unit"]) + unit
     if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
-        return "{}{} [{}, {}]".format(number(metric["median"]), unit, *map(number, metric["median_ci95"]))
-    text = number(metric["mean"], digits(metric)) + unit
-    return f"{text} [{interval(metric).replace(' to ', ', ')}]" if form in ("interval", "median") and metric["ci95"] else text
+        mean, ends = metric["median"], metric["median_ci95"]
+    text = measured(mean, ends, metric["unit"]) + unit
+    if form not in ("interval", "median") or not ends:
+        return text
+    return "{} [{}, {}]".format(text, *(measured(end, ends, metric["unit"]) for end in ends))
 
 
 def lookup(key: str, form: str | None, sources: Iterable[Reports]) -> str:

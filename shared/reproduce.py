@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -40,6 +41,9 @@ Written by `make reproduce ARGS=--write`: the recorded commands ran again, in a 
 - *clock*: a time or a ratio of times beyond that, which another load or machine explains
 - *outside*: to be explained
 - *not run*: what makes it was left out, takes longer than was asked for, or failed
+
+Means and their intervals; where an answer in the README is a median, it is another number of the same report. What a program reads
+from the repository, as the model of sprint 00 that took hours to train, was read, not made again.
 
 """
 
@@ -90,7 +94,10 @@ def table(rows: list[tuple[str, str, str, str, str]], new: list[dict]) -> str:
     """The rows in Markdown, with the machine and the commits of the new reports."""
     made = dict.fromkeys(f"{one['machine']['cpu']}, commit `{one['git']}`, {one['started'][:10]}" for one in new)
     where = f"\nMade on {'; '.join(made)}.\n" if made else ""
-    lines = ["| sprint | headline | published | again | verdict |", "| --- | --- | --- | --- | --- |"]
+    count = Counter(row[-1] for row in rows)
+    said = f"{len(rows) - count['not run']} of {len(rows)} headlines have a second run: " if rows else ""
+    said += ", ".join(f"{count[one]} {one}" for one in ("same", "inside", "clock", "outside", "not run") if count[one])
+    lines = [f"{said}.\n", "| sprint | headline | published mean | again | verdict |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + where
 
 

@@ -32,7 +32,8 @@ STEPS = ("data", "eda", "train", "sweep", "eval", "generate", "predict", "demo",
 class Sprint:
     """What a sprint.toml says. `steps` maps a step to its program in code/, `demo` lists the steps that `make demo` runs,
     with arguments where their default takes too long for it, `headlines` the metrics that this sprint answers for,
-    `figure` the one on its card in the gallery (experiment/file.png), where the rule of shared/gallery.py picks another."""
+    `figure` the one on its card in the gallery (experiment/file.png), where the rule of shared/gallery.py picks another, `original`
+    the address of the project that it repeats."""
 
     folder: Path
     name: str
@@ -47,6 +48,7 @@ class Sprint:
     steps: dict[str, str]
     demo: list[str]
     figure: str = ""
+    original: str = ""
 
     def reports(self, folder: Path | None = None) -> Reports:
         """The reports in results/ (or in `folder`) by experiment, in the order of the steps that made them."""

@@ -49,9 +49,9 @@ def write(root, **means):
 def test_every_kind_of_block(root):
     rendered = {path.relative_to(root).as_posix(): text for path, text in docs.documents(root).items()}
     readme = rendered["sprints/00_trial/README.md"]
-    assert "It scores <!-- value: score -->0.5<!-- /value -->." in readme
-    assert "| a <score> | 0.5 points | 0.4 to 0.6 | 7 | `score` |" in readme
-    assert "| us | them | 0.1 | 0.05 to 0.15 | 0.003 | 7 |" in readme
+    assert "It scores <!-- value: score -->0.50<!-- /value -->." in readme
+    assert "| a <score> | 0.50 points | 0.40 to 0.60 | 7 | `score` |" in readme
+    assert "| us | them | 0.100 | 0.050 to 0.150 | 0.003 | 7 |" in readme
     assert "![A line.](results/first/line.png)" in readme
     assert "`python -m x`, 2 seeds (0 to 1), 3.2 s" in readme
     assert "a \\| cpu" not in readme  # only cells of tables are escaped
@@ -120,16 +120,40 @@ def test_a_forgotten_end_is_an_error_and_eats_nothing(root, text):
         docs.documents(root)
 
 
-def test_interval_digits_tell_it_from_a_point():
-    metric = {"mean": 0.997418, "ci95": [0.99738, 0.99744], "unit": "", "n": 9}
-    assert report.value(metric, "interval") == "0.99742 [0.99738, 0.99744]"
+@pytest.mark.parametrize(
+    ("mean", "ci95", "text"),
+    [
+        (0.827, [0.708, 0.946], "0.83 [0.71, 0.95]"),
+        (0.8525, [0.8268, 0.8783], "0.853 [0.827, 0.878]"),
+        (0.997418, [0.99738, 0.99744], "0.997418 [0.997380, 0.997440]"),
+        (96.0, [92.8, 97.8], "96.0 [92.8, 97.8]"),
+        (0.0, [0.0, 0.0038], "0 [0, 0.0038]"),
+        (-0.0065, [-0.0128, -0.0002], "-0.0065 [-0.0128, -0.0002]"),
+        (-0.5, [-1.0, 0.002], "-0.500 [-1.000, 0.002]"),  # on which side of zero an end lies is what readers look for
+        (-0.5, [-1.0, 0.0000001], "-0.50 [-1.00, 0.00]"),  # within reason
+        (-0.0001, [-0.012, 0.013], "0.000 [-0.012, 0.013]"),  # no minus before nothing
+        (2779.3, [2634.4, 2925.1], "2,779 [2,634, 2,925]"),
+        (2.31e-7, [2.11e-7, 2.51e-7], "2.31e-07 [2.11e-07, 2.51e-07]"),
+        (0.5, [0.5, 0.5], "0.5 [0.5, 0.5]"),
+        (0.123456, None, "0.1235"),
+        (64, None, "64"),
+        (0.99998, None, "1.000"),  # not exactly one
+    ],
+)
+def test_digits_follow_the_interval(mean, ci95, text):
+    assert report.value({"mean": mean, "ci95": ci95, "unit": "", "n": 9}, "interval") == text
+
+
+def test_what_is_held_against_an_aim_is_not_rounded_up():
+    metric = {"mean": 0.8525, "ci95": [0.83891, 0.8783], "unit": "", "n": 9}
+    assert report.value(metric, "raw") == "0.8525" and report.value(metric, "low") == "0.838"
 
 
 def test_fractions_are_shown_in_percent():
     metric = {"mean": 0.964, "ci95": [0.9506, 0.9739], "unit": "fraction", "n": 9}
-    assert report.value(metric, "interval") == "96.4 % [95.06, 97.39]"
-    assert report.value(metric) == "96.4 %" and report.value(metric, "low") == "95.06 %"
-    assert report.interval(metric) == "95.06 to 97.39" and metric["mean"] == 0.964
+    assert report.value(metric, "interval") == "96.4 % [95.1, 97.4]"
+    assert report.value(metric) == "96.4 %" and report.value(metric, "low") == "95.0 %"
+    assert report.interval(metric) == "95.1 to 97.4" and metric["mean"] == 0.964
     less = {"difference": -0.5, "ci95": [-0.6, -0.4], "unit": "fraction"}
     assert report.shown(less) == {"difference": -50, "ci95": [-60, -40], "unit": "points"}
 
@@ -151,14 +175,23 @@ def test_check_names_what_is_stale(root):
     assert subprocess.run(command, cwd=root, env=environment).returncode == 0
     assert subprocess.run([*command, "--check"], cwd=root, env=environment).returncode == 0
     readme = root / "sprints" / "00_trial" / "README.md"
-    readme.write_text(readme.read_text().replace(">0.5<", ">0.9<"))
+    readme.write_text(readme.read_text().replace(">0.50<", ">0.9<"))
     ran = subprocess.run([*command, "--check"], cwd=root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stdout == "stale: sprints/00_trial/README.md\n"
     assert ">0.9<" in readme.read_text()  # --check writes nothing
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0.00123456, "0.001235"), (123456.7, "123,457"), (1.5, "1.5"), (1e-9, "1e-09"), (0, "0"), (-2.25, "-2.25")]
+    ("number", "text"),
+    [
+        (0.00123456, "0.001235"),
+        (123456.7, "123,457"),
+        (1.5, "1.5"),
+        (1.00004, "1.000"),
+        (1e-9, "1e-09"),
+        (0, "0"),
+        (-2.25, "-2.25"),
+    ],
 )
 def test_numbers_as_text(number, text):
     assert report.number(number) == text

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "gallery" / "index.html"
 def report(experiment, *keys, figures=(), **more):
     metric = {
         "mean": 0.5,
-        "ci95": [0.4, 0.6],
+        "ci95": [0.40, 0.60],
         "values": [0.5],
         "n": 7,
         "unit": "points",
@@ -71,13 +71,13 @@ def test_a_card_without_and_with_reports(sprint):
     verdicts.append(verdicts[0] | {"claim": "twice as fast", "source": AIM, "honest": "three times"})
     full = page(sprint, {"one": report("one", "a", "b", "c", figures=["p"], claims=verdicts)})
     assert "Aims of our own: met" in full and "<p>Measured: three times.</p>" in full
-    assert '<li>A <b>0.5 points</b> <span class="interval">[0.4, 0.6]</span></li>' in full
+    assert '<li>A <b>0.50 points</b> <span class="interval">[0.40, 0.60]</span></li>' in full
     assert (
         "</span> 1 reproduced</span>" in full and "</span> 2 not</span>" in full and "partly" not in full.partition("</style>")[2]
     )
     assert full.count('src="00_trial/one/p.png" alt="A p &lt;line&gt;."') == 2  # on the card and in its experiment
-    assert "<td>a &lt;b&gt;</td><td>0.5 points</td><td>0.4 to 0.6</td><td>7</td>" in full
-    assert "<td>d: us - them</td><td>0.1</td><td>0.05 to 0.15</td><td>0.003</td>" in full
+    assert "<td>a &lt;b&gt;</td><td>0.50 points</td><td>0.40 to 0.60</td><td>7</td>" in full
+    assert "<td>d: us - them</td><td>0.100</td><td>0.050 to 0.150</td><td>0.003</td>" in full
     assert (
         "make pocket-train DEVICE=cuda</code> <small>not run here" in full and "Apple silicon</dt><dd>computes on its CPU" in full
     )

@@ -115,7 +115,8 @@ def words(found: dict[str, dict]) -> str:
 
 def adjudicate(run: runlog.Run, found: dict[str, dict[str, dict]]) -> None:
     boosters = [key for key in found if key.startswith("tuning_") and key != "tuning_net"]
-    ours = f"a net of about their size against logistic regression, both on engineered features: {words(found['their_net'])}"
+    ours = "without tickets, a net of about their size against logistic regression, both on engineered features: "
+    ours += words(found["their_net"])
     for claim, decided_by, theirs, ours_, honest in (
         (
             "Embedding categorical variables improved predictive power",

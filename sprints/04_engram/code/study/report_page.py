@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared import docs
+from shared import blocks
 from shared.report import NOT_RUN, Reports, interval, value
 
 COLUMNS = {
@@ -39,13 +39,13 @@ def page(reports: Reports, labels: Mapping[str, str]) -> str:
             text += f"\n### {title}\n\n{_table(comparison, labels, columns)}"
     else:
         text += f"The comparison was {NOT_RUN}: `make engram-eval`.\n"
-    text += f"\n## Claims\n\n{docs.claims(reports, '.')}"
+    text += f"\n## Claims\n\n{blocks.claims(reports, '.')}"
     for name, report in reports.items():
-        text += f"\n## {report['title']}\n\n*{report['objective']}* {docs.provenance(report)}\n"
-        text += f"{docs.figures(report, name)}{docs.comparisons(report)}\n"
+        text += f"\n## {report['title']}\n\n*{report['objective']}* {blocks.provenance(report)}\n"
+        text += f"{blocks.figures(report, name)}{blocks.comparisons(report)}\n"
         text += "".join(f"- {line}\n" for line in report["observations"]) + "\n"
         if name != "comparison":
-            text += f"<details><summary>all numbers</summary>\n\n{docs.metrics(report)}\n</details>\n"
+            text += f"<details><summary>all numbers</summary>\n\n{blocks.metrics(report)}\n</details>\n"
     return text
 
 
@@ -56,7 +56,7 @@ def _table(report: dict, labels: Mapping[str, str], columns: Mapping[str, str]) 
         cells = [metrics.get(f"{column}_{key}") for column in columns]
         if any(cells):
             rows.append([label, *("" if cell is None else f"{value(cell, 'unit')} {_bounds(cell)}".strip() for cell in cells)])
-    return docs.table(["method", *columns.values()], rows)
+    return blocks.table(["method", *columns.values()], rows)
 
 
 def _bounds(metric: dict) -> str:
