@@ -4,9 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from shared import gallery
 from shared.demo_steps import SECONDS
-from shared.report import AIM, NOT_RUN, VERDICTS, Reports, fill, interval, measured, shown, value
+from shared.report import AIM, AIMS, NOT_RUN, VERDICTS, Reports, difference, fill, interval, shown, value
 from shared.sprints import Sprint
 
 
@@ -29,9 +28,9 @@ def comparisons(report: dict, _link: str = "") -> str:
             c["key"].replace("_", " "),
             c["a"],
             c["b"],
-            f"{measured(c['difference'], c['ci95'])} {c['unit']}".strip(),
+            difference(c)[0],
             interval(c),
-            f"{c['p']:.2g}" if c["p"] >= 1e-4 else "< 0.0001",
+            difference(c)[1],
             str(c["n"]),
         ]
         for c in map(shown, report["comparisons"])
@@ -108,7 +107,7 @@ def demo(sprints: Sequence[Sprint]) -> str:
 def demo_steps(sprints: Sequence[Sprint]) -> str:
     """The commands of `make demo`, with the time that each sprint took when it was recorded."""
     rows = []
-    for sprint in sprints:
+    for sprint in (one for one in sprints if one.demo):
         flags = [(step, f' ARGS="{" ".join(own)}"' if own else "") for step, own in sprint.demo_steps()]
         seconds = recorded_demo(sprint).get("seconds")
         commands = ", ".join(f"`make {sprint.name}-{step}{own}`" for step, own in flags)
@@ -136,9 +135,9 @@ def at_a_glance(sprints: Sequence[Sprint]) -> str:
     for kind, claims in (("", theirs), ("Our own aims, ", ours)):
         for verdict in VERDICTS:
             lines = [f"- {number}: {c['claim']}\n" for number, c in claims if c["verdict"] == verdict]
-            title = f"{kind}{gallery.AIMS[verdict]}" if kind else verdict.capitalize()
+            title = f"{kind}{AIMS[verdict]}" if kind else verdict.capitalize()
             text += f"\n**{title}**\n\n{''.join(lines)}" if lines else ""
-    return f"{text}\nThese are the aims that were put as a claim; every README tells which others its sprint had, met and missed.\n"
+    return text + "\nThese are the aims that were put as a claim; READMEs name others.\n" * bool(ours)
 
 
 OF_ALL = {"sprints": sprint_list, "verdicts": verdicts, "demo": demo, "demo_steps": demo_steps}

@@ -10,18 +10,13 @@ from html import escape
 from itertools import product
 from pathlib import Path
 
-from shared.report import AIM, NOT_RUN, Reports, fill, interval, measured, shown, value, write_atomically
+from shared.report import AIM, AIMS, NOT_RUN, VERDICTS, Reports, difference, fill, interval, shown, value, write_atomically
 from shared.sprints import Sprint, discover
 
 HERE = Path(__file__).parent
 PURPOSE = "Machine-learning sprints, one question each, answered by controlled comparisons that one command repeats."
-VERDICTS = {  # verdict -> its class, its sign, its word on a card
-    "reproduced": ("yes", "✓", "reproduced"),
-    "partly reproduced": ("part", "◐", "partly"),
-    "not reproduced": ("no", "✗", "not"),
-    NOT_RUN: ("open", "–", NOT_RUN),
-}
-AIMS = dict(zip(VERDICTS, ("met", "partly met", "missed", NOT_RUN), strict=True))
+SIGNS = (("yes", "✓", "reproduced"), ("part", "◐", "partly"), ("no", "✗", "not"), ("open", "–", NOT_RUN))
+MARKS = dict(zip(VERDICTS, SIGNS, strict=True))  # verdict -> its class, its sign, its word on a card
 MACHINES = {"NVIDIA GPU": ("cuda",), "Apple silicon": ("mlx", "mps"), "CPU": ("cpu",)}  # and the DEVICE of each, best first
 SAMPLES = 6  # texts of a sheet that stand on the page
 
@@ -111,11 +106,11 @@ def _answer(sprint: Sprint, reports: Reports) -> str:
 def _filled(template: str, reports: Reports) -> str:
     """A sentence of sprint.toml with its numbers set apart from their intervals."""
 
-    def measured(match: re.Match) -> str:
+    def apart(match: re.Match) -> str:
         mean, bracket, bounds = fill(match[0], [reports]).partition(" [")
         return f"<b>{escape(mean)}</b>" + (f' <span class="interval">{escape(bracket[1:] + bounds)}</span>' if bracket else "")
 
-    return re.sub(r"\{[\w.:-]+\}", measured, _prose(template))
+    return re.sub(r"\{[\w.:-]+\}", apart, _prose(template))
 
 
 def _verdicts(reports: Iterable[dict]) -> str:
@@ -123,7 +118,7 @@ def _verdicts(reports: Iterable[dict]) -> str:
     counts = Counter(claim["verdict"] for claim in claims if claim["source"] != AIM)
     chips = [
         f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {counts[verdict]} {word}</span>'
-        for verdict, (kind, sign, word) in VERDICTS.items()
+        for verdict, (kind, sign, word) in MARKS.items()
         if counts[verdict]
     ]
     return f'<p class="verdicts">Claims: {" ".join(chips)}</p>\n' if chips else ""
@@ -195,7 +190,7 @@ def _figure(name: str, figure: dict, base: str, folder: Path | None, *, lazy: bo
 def _claims(report: dict) -> str:
     text = ""
     for claim in report["claims"] if not report["smoke"] else []:  # a toy run proves and refutes nothing
-        kind, sign, _ = VERDICTS[claim["verdict"]]
+        kind, sign, _ = MARKS[claim["verdict"]]
         text += f'<li><p><span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {claim["verdict"]}:</span> '
         text += f'{_prose(claim["claim"])}</p><p class="soft">{_outcome(claim)} ({_prose(claim["source"])})</p></li>\n'
     return f'<ul class="claims">{text}</ul>\n' if text else ""
@@ -209,9 +204,9 @@ def _metrics(report: dict) -> str:
 def _comparisons(report: dict) -> str:
     rows = []
     for found in map(shown, report["comparisons"]):
-        difference = f"{measured(found['difference'], found['ci95'])} {found['unit']}".strip()
         names = f"{found['key'].replace('_', ' ')}: {found['a']} - {found['b']}"
-        rows.append([names, difference, interval(found), f"{found['p']:.2g}" if found["p"] >= 1e-4 else "< 0.0001"])
+        mean, p = difference(found)
+        rows.append([names, mean, interval(found), p])
     return _table(_count(len(rows), "paired difference"), ["difference", "mean", "95 % interval", "p"], rows) if rows else ""
 
 
@@ -253,7 +248,7 @@ def _ledger(every: Iterable[tuple[Sprint, str, dict]]) -> str:
     """All claims on one page, by what became of them."""
     found = [(sprint, name, claim) for sprint, name, report in every if not report["smoke"] for claim in report["claims"]]
     text = ""
-    for own, (verdict, (kind, sign, _)) in product((False, True), VERDICTS.items()):
+    for own, (verdict, (kind, sign, _)) in product((False, True), MARKS.items()):
         listed = ""
         for sprint, name, claim in found:
             if claim["verdict"] == verdict and (claim["source"] == AIM) == own:

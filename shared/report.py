@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 
 from shared.errors import UserError
@@ -14,6 +15,7 @@ from shared.errors import UserError
 Reports = Mapping[str, dict]  # experiment -> report
 NOT_RUN = "not run here"
 VERDICTS = ("reproduced", "partly reproduced", "not reproduced", NOT_RUN)  # on a claim
+AIMS = dict(zip(VERDICTS, ("met", "partly met", "missed", NOT_RUN), strict=True))  # the same on an aim of our own
 AIM = "our aim"  # as the source of a claim: no original makes it
 OF_THE_RUN = ("command", "device", "machine", "versions", "git", "started", "seconds", "peak_memory_mib")
 
@@ -91,23 +93,25 @@ def quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() + ("  " if line else "") for line in (text or "(nothing)").split("\n"))
 
 
-def number(value: float, digits: int = 4) -> str:
-    """Significant digits, without an exponent where a reader would not want one; zeros at the end say that it was rounded."""
-    text = f"{value:.{digits}g}"
-    if "e+" in text and abs(value) < 1e9:
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where a reader would not want one; zeros at the end say that it was rounded."""
+    if 1000 <= abs(value) < 1e9:
         return f"{value:,.0f}"
-    return text if float(text) == value else f"{value:#.{digits}g}".removesuffix(".")
+    text = f"{value:.4g}"
+    exact = math.isclose(float(text), value, rel_tol=1e-9)  # the last bits of 100 times a fraction are not
+    return text if exact else f"{value:#.4g}".removesuffix(".")
 
 
 def places(ci95: Sequence[float] | None) -> int | None:
-    """Decimal places that show two digits of half an interval's width [low, high]; None where there is no width.
+    """Decimal places that show two digits of half an interval's width [low, high], and never less than whole numbers; up to two
+    more so that no end that is not zero reads as zero. None where there is no width.
 
-    So that no end that is not zero reads as zero, up to two more. It is the rule of the Particle Data Group (Review of Particle
-    Physics, Introduction, section 5.3) without its third case, one digit: readers compare values here.
+    After the Particle Data Group (Review of Particle Physics, Introduction, section 5.3), who keep one digit of widths that
+    begin with 355 to 949; two are kept here, because readers compare values.
     """
     if ci95 is None or not 0 < (half := (ci95[1] - ci95[0]) / 2) < math.inf:
         return None
-    least = 1 - int(f"{half:.1e}".split("e")[1])
+    least = max(1 - int(f"{half:.1e}".split("e")[1]), 0)
     return next((least + more for more in (0, 1, 2) if all(round(end, least + more) for end in ci95 if end)), least)
 
 
@@ -117,10 +121,16 @@ def measured(value: float, ci95: Sequence[float] | None, unit: str = "") -> str:
     if ci95 is None or digits is None:
         return number(value)
     if value == 0 or (unit == "%" and value == 100):  # nothing and all of it are exact
-        return f"{value:.0f}"
+        return f"{abs(value):.0f}"
     if (largest := max(map(abs, ci95))) < 1e-4:  # too many zeros to count
         return f"{value:.{max(math.floor(math.log10(largest)) + digits, 0)}e}"
-    return f"{value:z,.{max(digits, 0)}f}"
+    return f"{value:z,.{digits}f}"
+
+
+def difference(found: dict) -> tuple[str, str]:
+    """A comparison's difference with its unit, and its p, as text; `found` as `shown` gives it."""
+    text = f"{measured(found['difference'], found['ci95'])} {found['unit']}".strip()
+    return text, f"{found['p']:.2g}" if found["p"] >= 1e-4 else "< 0.0001"
 
 
 def shown(found: dict) -> dict:
@@ -140,7 +150,8 @@ def interval(metric: dict) -> str:
 
 def value(metric: dict, form: str | None = None) -> str:
     """A metric as text: its mean (form None), with its "unit", with unit and "interval", the interval's "low" end, rounded down,
-    the "median" with its interval, "raw" (four significant digits, to be held against an aim), or "n"."""
+    the "median" with its interval, "raw" (four significant digits, for what is held against an aim, or against another value on
+    the same folds), or "n"."""
     if form not in (None, "unit", "interval", "low", "median", "raw", "n"):
         known = "KEY:unit, KEY:interval, KEY:low, KEY:median, KEY:raw and KEY:n"
         raise ValueError(f"there is no KEY:{form}; there is KEY, {known}")
@@ -152,14 +163,22 @@ def value(metric: dict, form: str | None = None) -> str:
         return number(metric["mean"]) + unit
     mean, ends = metric["mean"], metric["ci95"]
     if form == "low":
-        step = 10.0 ** -(places(ends) or 0)
-        return measured(math.floor(ends[0] / step) * step, ends, metric["unit"]) + unit
+        return rounded_down(ends) + unit
     if form == "median" and "median" in metric:  # needs six values; below, the mean stands in
         mean, ends = metric["median"], metric["median_ci95"]
     text = measured(mean, ends, metric["unit"]) + unit
     if form not in ("interval", "median") or not ends:
         return text
     return "{} [{}, {}]".format(text, *(measured(end, ends, metric["unit"]) for end in ends))
+
+
+def rounded_down(ci95: Sequence[float] | None) -> str:
+    """The low end of an interval: what is proven is not rounded up. Raises ValueError where there is no interval."""
+    if ci95 is None:
+        raise ValueError("there is no KEY:low without an interval")
+    if (digits := places(ci95)) is None:
+        return number(ci95[0])
+    return str(Decimal(repr(ci95[0])).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def lookup(key: str, form: str | None, sources: Iterable[Reports]) -> str:

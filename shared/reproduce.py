@@ -76,15 +76,15 @@ def verdict(old: dict, new: dict | None) -> str:
 
 def compare(sprint: Sprint, old: Reports, new: Reports) -> list[tuple[str, str, str, str, str]]:
     """(sprint, headline, published, again, verdict) of every headline that is published."""
-    measured = {key: metric for report in new.values() for key, metric in report["metrics"].items()}
+    again = {key: metric for report in new.values() for key, metric in report["metrics"].items()}
     published = {key: metric for report in old.values() for key, metric in report["metrics"].items() if key in sprint.headlines}
     return [
         (
             sprint.title,
             key,
             value(metric, "interval"),
-            value(measured[key], "interval") if key in measured else "",
-            verdict(metric, measured.get(key)),
+            value(again[key], "interval") if key in again else "",
+            verdict(metric, again.get(key)),
         )
         for key, metric in published.items()
     ]
@@ -95,9 +95,9 @@ def table(rows: list[tuple[str, str, str, str, str]], new: list[dict]) -> str:
     made = dict.fromkeys(f"{one['machine']['cpu']}, commit `{one['git']}`, {one['started'][:10]}" for one in new)
     where = f"\nMade on {'; '.join(made)}.\n" if made else ""
     count = Counter(row[-1] for row in rows)
-    said = f"{len(rows) - count['not run']} of {len(rows)} headlines have a second run: " if rows else ""
-    said += ", ".join(f"{count[one]} {one}" for one in ("same", "inside", "clock", "outside", "not run") if count[one])
-    lines = [f"{said}.\n", "| sprint | headline | published mean | again | verdict |", "| --- | --- | --- | --- | --- |"]
+    said = ", ".join(f"{count[one]} {one}" for one in ("same", "inside", "clock", "outside", "not run") if count[one])
+    lines = [f"{len(rows) - count['not run']} of {len(rows)} headlines have a second run: {said}.\n"] * bool(rows)
+    lines += ["| sprint | headline | published mean | again | verdict |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + where
 
 

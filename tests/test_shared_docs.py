@@ -18,13 +18,15 @@ def root(tmp_path):
     folder = tmp_path / "sprints" / "00_trial"
     shutil.copytree(ROOT / "docs" / "sprint_template", folder)
     (folder / "sprint.toml").write_text((folder / "sprint.toml").read_text().replace("template_name", "trial"))
+    (folder / "sprint.toml").write_text('original = "https://host/theirs"\n' + (folder / "sprint.toml").read_text())
     readme = (
         (folder / "README.md")
         .read_text()
         .replace("# Template_name\n", "# Trial\n\nIt scores <!-- value: score -->9<!-- /value -->.\n")
     )
     (folder / "README.md").write_text(readme)
-    (tmp_path / "README.md").write_text("<!-- begin: sprints -->\n<!-- end: sprints -->\n")
+    blocks = ("sprints", "verdicts", "demo", "demo_steps")
+    (tmp_path / "README.md").write_text("".join(f"<!-- begin: {one} -->\n<!-- end: {one} -->\n" for one in blocks))
     write(tmp_path, score=0.5)
     return tmp_path
 
@@ -38,7 +40,8 @@ def write(root, **means):
         "seeds": [0, 1], "device": {"kind": "cpu"}, "machine": machine, "versions": {"numpy": "2", "scikit-learn": "1", "torch": "2.13.0"},
         "git": "abc", "smoke": False, "started": "2026-01-02T03:04:05+00:00", "seconds": 3.2, "peak_memory_mib": 100.0, "data": {}, "metrics": metrics,
         "comparisons": [{"key": "d", "a": "us", "b": "them", "unit": "", "difference": 0.1, "ci95": [0.05, 0.15], "p": 0.003, "n": 7}],
-        "claims": [{"claim": "99 %", "source": "s", "protocol": "p", "ours": "o", "honest": "h", "verdict": "not reproduced"}],
+        "claims": [{"claim": "99 %", "source": "s", "protocol": "p", "ours": "o", "honest": "h", "verdict": "not reproduced"},
+                   {"claim": "90 %", "source": report.AIM, "protocol": "p", "ours": "o", "honest": "h", "verdict": "reproduced"}],
         "figures": [{"file": "line.png", "shows": "A line.", "matters": "It rises."}], "observations": ["seen"], "conclusion": "So.",
     }  # fmt: skip
     path = root / "sprints" / "00_trial" / "results" / "first" / "report.json"
@@ -59,11 +62,19 @@ def test_every_kind_of_block(root):
         "| 99 % | **not reproduced** | o | h | p | s | [first](../sprints/00_trial/results/first/report.json) |"
         in rendered["docs/claims.md"]
     )
+    glance = rendered["docs/claims.md"].split("## At a glance\n\n")[1].split("\n## [")[0]
+    assert glance == (
+        "1 claims: 1 not reproduced.\n\n**Not reproduced**\n\n- 00: 99 %\n\n**Our own aims, met**\n\n- 00: 90 %\n\n"
+        "These are the aims that were put as a claim; READMEs name others.\n"
+    )
+    assert "README.md)\n\nThe original: <https://host/theirs>.\n\n| claim |" in rendered["docs/claims.md"]
     log = rendered["docs/experiments.md"]
     for part in ("## Experiment: The first", "**Date:** 2026-01-02", "**Objective:** Why?", "### Setup", "- Model: m", "### Observations",
                  "- seen", "### Visualization", "line.png", "### Conclusion", "- So."):  # fmt: skip
         assert part in log
     assert "[00 Template_name](sprints/00_trial/README.md)" in rendered["README.md"]
+    assert "1 claims: 1 not reproduced.\n" in rendered["README.md"]
+    assert "| 00 | `make trial-train` | not run here |" in rendered["README.md"]
     assert "**Key learnings:**" in rendered["PROGRESS.md"]
     assert "a &lt;score&gt;" in rendered["docs/gallery/index.html"]
 
@@ -130,7 +141,7 @@ def test_a_forgotten_end_is_an_error_and_eats_nothing(root, text):
         (0.0, [0.0, 0.0038], "0 [0, 0.0038]"),
         (-0.0065, [-0.0128, -0.0002], "-0.0065 [-0.0128, -0.0002]"),
         (-0.5, [-1.0, 0.002], "-0.500 [-1.000, 0.002]"),  # on which side of zero an end lies is what readers look for
-        (-0.5, [-1.0, 0.0000001], "-0.50 [-1.00, 0.00]"),  # within reason
+        (-0.5, [-1.0, 0.00001], "-0.50 [-1.00, 0.00]"),  # within reason
         (-0.0001, [-0.012, 0.013], "0.000 [-0.012, 0.013]"),  # no minus before nothing
         (2779.3, [2634.4, 2925.1], "2,779 [2,634, 2,925]"),
         (2.31e-7, [2.11e-7, 2.51e-7], "2.31e-07 [2.11e-07, 2.51e-07]"),
@@ -144,9 +155,27 @@ def test_digits_follow_the_interval(mean, ci95, text):
     assert report.value({"mean": mean, "ci95": ci95, "unit": "", "n": 9}, "interval") == text
 
 
-def test_what_is_held_against_an_aim_is_not_rounded_up():
-    metric = {"mean": 0.8525, "ci95": [0.83891, 0.8783], "unit": "", "n": 9}
-    assert report.value(metric, "raw") == "0.8525" and report.value(metric, "low") == "0.838"
+@pytest.mark.parametrize(
+    ("ci95", "low"),
+    [
+        ([0.83891, 0.8783], "0.838"),
+        ([29.99, 30.11], "29.990"),
+        ([2634.4, 2925.1], "2634"),
+        ([0.5, 0.5], "0.5"),
+        ([-0.0012, 0.01], "-0.0012"),
+    ],
+)
+def test_what_is_proven_is_not_rounded_up(ci95, low):
+    assert report.value({"mean": 9, "ci95": ci95, "unit": "", "n": 9}, "low") == low
+
+
+def test_other_forms_of_a_number():
+    metric = {"mean": 0.8525, "ci95": None, "unit": "s", "n": 9, "median": 0.7, "median_ci95": [0.58, 0.82]}
+    assert report.value(metric, "raw") == "0.8525" and report.value(metric, "unit") == "0.8525 s"
+    assert report.value(metric, "median") == "0.70 s [0.58, 0.82]" and report.value(metric, "n") == "9"
+    for form in ("low", "high"):
+        with pytest.raises(ValueError, match=f"no KEY:{form}"):
+            report.value(metric, form)
 
 
 def test_fractions_are_shown_in_percent():
@@ -154,6 +183,9 @@ def test_fractions_are_shown_in_percent():
     assert report.value(metric, "interval") == "96.4 % [95.1, 97.4]"
     assert report.value(metric) == "96.4 %" and report.value(metric, "low") == "95.0 %"
     assert report.interval(metric) == "95.1 to 97.4" and metric["mean"] == 0.964
+    whole = {"mean": 1.0, "ci95": [0.9962, 1.0], "unit": "fraction", "n": 9}
+    assert report.value(whole, "interval") == "100 % [99.62, 100]"
+    assert report.value({"mean": 0.57, "ci95": None, "unit": "fraction", "n": 1}) == "57 %"  # 100 * 0.57 is a little less
     less = {"difference": -0.5, "ci95": [-0.6, -0.4], "unit": "fraction"}
     assert report.shown(less) == {"difference": -50, "ci95": [-60, -40], "unit": "points"}
 
@@ -188,6 +220,7 @@ def test_check_names_what_is_stale(root):
         (123456.7, "123,457"),
         (1.5, "1.5"),
         (1.00004, "1.000"),
+        (2779.3, "2,779"),
         (1e-9, "1e-09"),
         (0, "0"),
         (-2.25, "-2.25"),

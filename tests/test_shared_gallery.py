@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "gallery" / "index.html"
 def report(experiment, *keys, figures=(), **more):
     metric = {
         "mean": 0.5,
-        "ci95": [0.40, 0.60],
+        "ci95": [0.4, 0.6],
         "values": [0.5],
         "n": 7,
         "unit": "points",

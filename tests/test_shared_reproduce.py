@@ -55,6 +55,9 @@ def test_a_table_of_two_sittings_names_both_commits():
     ]
     row = ("Cats", "loss", "1", "1", "same")
     assert reproduce.table([row], []).endswith("| Cats | loss | 1 | 1 | same |\n")
+    text = reproduce.table([row, row, ("Cats", "speed", "1", "", "not run")], [])
+    assert text.startswith("2 of 3 headlines have a second run: 2 same, 1 not run.\n\n| sprint |")
+    assert reproduce.table([], []).startswith("| sprint |")
     text = reproduce.table([row], [*made, *made])
     assert text.endswith("\nMade on a CPU, commit `a`, 2026-01-01; a CPU, commit `a`, 2026-01-02; a CPU, commit `b`, 2026-01-03.\n")
 

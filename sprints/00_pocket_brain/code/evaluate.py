@@ -218,9 +218,10 @@ def overview(run: runlog.Run) -> None:
         figure, axes = plt.subplots(figsize=(8, 4))
         colors = ["0.6" if label.startswith(" ") else "C0" for label in rows]
         axes.barh(list(rows), [100 * one["mean"] for one in found], xerr=100 * half_widths(found), color=colors)
-        for gate in set(GATES.values()):
-            axes.axvline(100 * gate, color="k", linestyle=":", linewidth=1)
-            axes.text(100 * gate, len(rows) - 0.4, f"gate, {gate:.0%} ", fontsize=8, ha="right")
+        for place, key in enumerate(rows.values()):
+            if gate := GATES.get(key):
+                axes.plot([100 * gate] * 2, [place - 0.4, place + 0.4], color="white", linestyle=":", linewidth=2)
+                axes.text(100 * gate - 1, place, f"gate, {gate:.0%}", fontsize=8, color="white", ha="right", va="center")
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="%", xlim=(0, 104), title="What it can do (blue), and what it is measured against (grey)")
         axes.invert_yaxis()

@@ -222,7 +222,8 @@ def _plain_ticks(axes) -> None:
     """A logarithmic axis with numbers as people write them."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 6, 8)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -56,7 +56,7 @@ def panel_figure(plt: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> An
 
 def sight_figure(plt: Any, areas: np.ndarray, corruptions: Sequence[str]) -> Any:
     """`areas` (measures, corruptions) of the ROC curve; the cell that a measure is there for has a frame."""
-    figure, axes = plt.subplots(figsize=(8, 5.4))
+    figure, axes = plt.subplots(figsize=(9.5, 5.4))
     axes.imshow(areas, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
     for row, measure in enumerate(MEASURES.values()):
         for column, name in enumerate(corruptions):

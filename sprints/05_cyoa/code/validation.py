@@ -9,7 +9,7 @@ from shared import runlog
 from . import bradley_terry, corruption, quality
 from .genre import MOODS, Moods
 from .panel import MEASURES, Panel, band, sight
-from .panel_figures import sight_figure
+from .panel_figures import LABELS, sight_figure
 from .scenarios import Scenario
 from .storytext import Example
 
@@ -47,7 +47,7 @@ def validate(run: runlog.Run, panel: Panel, training: Sequence[Example]) -> set[
     run.metric("measures_that_see", caught, unit="fraction", higher_is_better=True, meaning="measures that see their corruption")
     blind = {way: [name for row, name in enumerate(MEASURES) if not seen[row, at]] for at, way in enumerate(ways)}
     for way, names in blind.items():
-        run.observe(f"Spoiled by {way}: unseen by {', '.join(names).replace('_', ' ') or 'none'}.")
+        run.observe(f"Spoiled by {way}: unseen by: {', '.join(LABELS[name] for name in names) or 'none'}.")
     with runlog.style() as plt:
         run.figure(
             sight_figure(plt, areas, list(ways)),

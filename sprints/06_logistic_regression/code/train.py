@@ -102,6 +102,7 @@ def replay(blobs: Blobs, args: Args, seed: int) -> dict:
         "train_accuracy": model.score(X[train], y[train]),
         "test_accuracy": model.score(X[test], y[test]),
         "true_accuracy": blobs.accuracy(model.coef_[0], model.intercept_[0]),
+        "best_accuracy": float(np.mean((X[test].sum(axis=1) > 0) == y[test])),  # of the best possible line on these points
     }
 
 
@@ -174,6 +175,11 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     run.observe(
         f"All {n_test} test points are right in {perfect.sum()} of {len(test)} replays; the best possible "
         f"classifier has {blobs.bayes_accuracy:.2%}. {n_test} of {n_test} only proves more than {floor:.1%}."
+    )
+    lucky = np.mean([r["best_accuracy"] for r in replays])
+    run.observe(
+        f"On the test points of these replays the best possible classifier is right in {lucky:.2%}, the fitted ones in "
+        f"{test.mean():.2%}: seeds draw points that are easier or harder than the distribution."
     )
     run.observe(f"Of the steps {', '.join(f'{rate:g}' for rate in args.rates)} the one that ends lowest is {fastest:g}.")
     run.conclude(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from shared import blocks
-from shared.report import NOT_RUN, Reports, interval, value
+from shared.report import NOT_RUN, Reports, value
 
 COLUMNS = {
     "recall": "S1 and S2",
@@ -55,9 +55,5 @@ def _table(report: dict, labels: Mapping[str, str], columns: Mapping[str, str]) 
     for key, label in labels.items():
         cells = [metrics.get(f"{column}_{key}") for column in columns]
         if any(cells):
-            rows.append([label, *("" if cell is None else f"{value(cell, 'unit')} {_bounds(cell)}".strip() for cell in cells)])
+            rows.append([label, *("" if cell is None else value(cell, "interval") for cell in cells)])
     return blocks.table(["method", *columns.values()], rows)
-
-
-def _bounds(metric: dict) -> str:
-    return f"[{interval(metric).replace(' to ', ', ')}]" if metric["ci95"] else ""
