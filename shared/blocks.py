@@ -23,18 +23,10 @@ def metrics(report: dict, _link: str = "") -> str:
 
 
 def comparisons(report: dict, _link: str = "") -> str:
-    rows = [
-        [
-            c["key"].replace("_", " "),
-            c["a"],
-            c["b"],
-            difference(c)[0],
-            interval(c),
-            difference(c)[1],
-            str(c["n"]),
-        ]
-        for c in map(shown, report["comparisons"])
-    ]
+    rows = []
+    for c in map(shown, report["comparisons"]):
+        mean, p = difference(c)
+        rows.append([c["key"].replace("_", " "), c["a"], c["b"], mean, interval(c), p, str(c["n"])])
     return table(["what", "a", "b", "a - b", "95 % interval", "p (paired or corrected t)", "n"], rows)
 
 
@@ -132,9 +124,9 @@ def at_a_glance(sprints: Sequence[Sprint]) -> str:
     """The claims of the originals by verdict, then our own aims among them."""
     theirs, ours = told(sprints)
     text = verdicts(sprints)
-    for kind, claims in (("", theirs), ("Our own aims, ", ours)):
+    for kind, group in (("", theirs), ("Our own aims, ", ours)):
         for verdict in VERDICTS:
-            lines = [f"- {number}: {c['claim']}\n" for number, c in claims if c["verdict"] == verdict]
+            lines = [f"- {number}: {c['claim']}\n" for number, c in group if c["verdict"] == verdict]
             title = f"{kind}{AIMS[verdict]}" if kind else verdict.capitalize()
             text += f"\n**{title}**\n\n{''.join(lines)}" if lines else ""
     return text + "\nThese are the aims that were put as a claim; READMEs name others.\n" * bool(ours)

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from shared import data, runlog, stats
 from shared.errors import UserError
-from shared.report import verdict
+from shared.report import rounded_down, verdict
 
 from . import figures
 from .logistic_regression import LogisticRegression
@@ -131,8 +131,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     test, n_test = np.array([r["test_accuracy"] for r in replays]), len(replays[0]["test"])
     zero, perfect, train = bce < PRINTS_AS_ZERO, test == 1, np.array([r["train_accuracy"] for r in replays])
     auc = roc_auc_score(*pooled_scores(replays))
-    low, _ = stats.wilson_interval(n_test, n_test)
-    floor = np.floor(1000 * low) / 1000  # what is proven is not rounded up
+    proven = rounded_down([100 * float(end) for end in stats.wilson_interval(n_test, n_test)])
     for key, values, unit, better, meaning in (
         ("original_protocol_bce", bce, "nats", False, "training loss after the original recipe"),
         ("original_protocol_bce_min", bce.min(), "nats", None, "the lowest training loss of all replays"),
@@ -174,7 +173,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
     )
     run.observe(
         f"All {n_test} test points are right in {perfect.sum()} of {len(test)} replays; the best possible "
-        f"classifier has {blobs.bayes_accuracy:.2%}. {n_test} of {n_test} only proves more than {floor:.1%}."
+        f"classifier has {blobs.bayes_accuracy:.2%}. {n_test} of {n_test} only proves more than {proven}%."
     )
     lucky = np.mean([r["best_accuracy"] for r in replays])
     run.observe(
@@ -199,7 +198,7 @@ def record(run: runlog.Run, args: Args, blobs: Blobs, replays: list[dict]) -> No
         source=source,
         protocol=f"{n_test} test points, one unseeded draw",
         ours=f"{perfect.mean():.1%} of {len(test)} replays reach 100 %",
-        honest=f"exactly {accuracy:.2%}, best possible {blobs.bayes_accuracy:.2%}; {n_test} of {n_test} proves only > {floor:.1%}",
+        honest=f"exactly {accuracy:.2%}, best possible {blobs.bayes_accuracy:.2%}; {n_test} of {n_test} proves only > {proven}%",
         verdict=verdict(*perfect),
     )
     run.claim(
